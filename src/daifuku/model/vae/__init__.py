@@ -1,0 +1,1 @@
+"""The asymmetric causal video autoencoder."""
