@@ -49,7 +49,7 @@ class AsymmDiT(nn.Module):
         text: Float[Tensor, "b l features"],
         mask: Bool[Tensor, "b l"],
     ) -> Float[Tensor, "b c t h w"]:
-        """Whitened latent at noise level sigma (1 noise, 0 clean), text features and which of them count -> velocity."""
+        """Velocity of a whitened latent at noise level sigma (1 noise, 0 clean), for text of which `mask` counts."""
         state = self.embed(latent, sigma, text, mask)
         video, text = state.video, state.text
         for block in self.blocks:

@@ -86,6 +86,4 @@ class FinalLayer(nn.Module):
 
 def unpatchify(patches: Float[Tensor, "b n p"], frames: int, rows: int, cols: int) -> Float[Tensor, "b c t h w"]:
     """Tokens whose features are (row in patch, column in patch, channel), back to a latent."""
-    return rearrange(
-        patches, "b (t h w) (p q c) -> b c t (h p) (w q)", t=frames, h=rows, w=cols, p=PATCH, q=PATCH
-    )
+    return rearrange(patches, "b (t h w) (p q c) -> b c t (h p) (w q)", t=frames, h=rows, w=cols, p=PATCH, q=PATCH)

@@ -11,10 +11,8 @@ REFERENCE_AREA = 192 * 192
 """Rows and columns are scaled so that every resolution covers this area: positions mean the same at any size."""
 
 
-def token_positions(
-    frames: int, rows: int, cols: int, device: torch.device | str = "cpu"
-) -> Float[Tensor, "tokens 3"]:
-    """(frame index, row, column) of each token in order frame, row, column; rows and columns are centred bin centres."""
+def token_positions(frames: int, rows: int, cols: int, device: torch.device | str = "cpu") -> Float[Tensor, "tokens 3"]:
+    """(frame index, row, column) of each token, in that order; rows and columns are the centres of centred bins."""
     scale = math.sqrt(REFERENCE_AREA / (rows * cols))
     return torch.cartesian_prod(
         torch.arange(frames, device=device, dtype=torch.float32),

@@ -1,4 +1,4 @@
-"""What a clip of the world can show: shapes, colours, sizes, backgrounds and motions, and the combinations kept unseen."""
+"""What a clip of the world can show, and the combinations of shape, colour and motion that training never sees."""
 
 from functools import cache
 from typing import NamedTuple
@@ -12,8 +12,8 @@ COLOURS: dict[str, RGB] = {
     "orange": (255, 140, 0),
     "yellow": (255, 225, 20),
     "green": (40, 190, 50),
-    "blue": (45, 95, 255),
-    "purple": (145, 40, 195),
+    "blue": (40, 95, 255),
+    "purple": (160, 30, 175),
     "pink": (255, 130, 195),
     "cyan": (30, 215, 230),
 }
@@ -26,7 +26,7 @@ BACKGROUNDS: dict[str, RGB] = {
     "white": (255, 255, 255),
     "gray": (128, 128, 128),
     "navy": (15, 20, 75),
-    "beige": (230, 215, 180),
+    "beige": (220, 195, 145),
     "dark green": (10, 65, 35),
 }
 

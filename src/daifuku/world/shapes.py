@@ -6,7 +6,7 @@ from math import cos, pi, radians, sin, sqrt
 import numpy as np
 from jaxtyping import Float
 
-Field = Float[np.ndarray, "*grid"]
+Field = Float[np.ndarray, "..."]
 """One number a point of a grid; coordinates are relative to the shape's centre, y downwards, one unit = its radius."""
 
 SQUARE_HALF_SIDE = sqrt(pi) / 2
@@ -37,6 +37,9 @@ DEPTH = {
 
 HALF_WIDTH = {"ball": 1.0, "square": SQUARE_HALF_SIDE, "ring": 1.0}
 """Half the width of the shapes that can collide."""
+
+HOLE_RADIUS = {"ball": 0.0, "square": 0.0, "triangle": 0.0, "star": 0.0, "ring": RING_INNER_RADIUS}
+"""Radius of the hole around each shape's centre."""
 
 AREA = {
     "ball": pi,
@@ -73,12 +76,12 @@ def triangle(x: Field, y: Field) -> Field:
 def star(x: Field, y: Field) -> Field:
     """Folds the plane into the half sector beside the tip that points up, where one straight edge is the outline."""
     x, y = np.abs(x), -y
-    sine, cosine = sin(radians(36)), cos(radians(36))
-    beyond = np.maximum(cosine * x - sine * y, 0)
-    x, y = np.abs(x - 2 * cosine * beyond), y + 2 * sine * beyond
-    cosine, sine = cos(radians(72)), sin(radians(72))
-    beyond = np.maximum(sine * x - sine / cosine * 0 * y, 0) * 0 if False else 0
-    return x + y + beyond
+    for fold in (radians(108), radians(36)):
+        beyond = np.maximum(cos(fold) * x - sin(fold) * y, 0)
+        x, y = x - 2 * cos(fold) * beyond, y + 2 * sin(fold) * beyond
+    edge_x, edge_y = STAR_INNER_RADIUS * sin(radians(36)), STAR_INNER_RADIUS * cos(radians(36)) - STAR_RADIUS
+    length = sqrt(edge_x**2 + edge_y**2)
+    return (-edge_y * np.abs(x) + edge_x * (y - STAR_RADIUS)) / length
 
 
 SIGNED_DISTANCE: dict[str, Callable[[Field, Field], Field]] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from daifuku.config import TEMPORAL_FACTORS, DecoderConfig
 from daifuku.model.vae.layers import CausalConv3d, Pointwise, ResBlock, depth_to_space_time
-from daifuku.model.vae.past_frames import CarryOver, PastFrames, Replicate, Video
+from daifuku.model.vae.past_frames import CarryOver, PastFrames, Replicate, Resized, Video
 
 
 class UpStage(nn.Module):
@@ -20,7 +20,7 @@ class UpStage(nn.Module):
         self.blocks = nn.ModuleList(ResBlock(channels) for _ in range(num_blocks))
         self.proj = Pointwise(channels, out_channels * time_factor * 4)
 
-    def forward(self, video: Video, past: PastFrames) -> Video:
+    def forward(self, video: Video, past: PastFrames) -> Resized:
         for block in self.blocks:
             video = block(video, past)
         video = depth_to_space_time(self.proj(video), self.time_factor, 2)
@@ -29,7 +29,7 @@ class UpStage(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [b, 12, t, h, w], as the encoder makes them (not whitened), to video [b, 3, 6(t-1)+1, 8h, 8w] around [-1, 1]."""
+    """Latents [b, 12, t, h, w], on the encoder's scale, to video [b, 3, 6(t-1)+1, 8h, 8w] around [-1, 1]."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from daifuku.config import TEMPORAL_FACTORS, EncoderConfig
 from daifuku.model.vae.layers import CausalConv3d, FrameGroupNorm, Pointwise, ResBlock
-from daifuku.model.vae.past_frames import PastFrames, Replicate, Video
+from daifuku.model.vae.past_frames import PastFrames, Replicate, Resized, Video
 
 FOURIER_OCTAVES = (6, 7)
 
@@ -47,7 +47,7 @@ class DownStage(nn.Module):
         self.down = CausalConv3d(channels, out_channels, kernel, stride=kernel)
         self.blocks = nn.ModuleList(ResBlock(out_channels, attention) for _ in range(num_blocks))
 
-    def forward(self, video: Video, past: PastFrames) -> Video:
+    def forward(self, video: Video, past: PastFrames) -> Resized:
         video = self.down(video, past)
         for block in self.blocks:
             video = block(video, past)

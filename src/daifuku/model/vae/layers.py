@@ -2,11 +2,10 @@
 
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from daifuku.config import GROUPS, VAE_HEAD_DIM
-from daifuku.model.vae.past_frames import PastFrames, Video
+from daifuku.model.vae.past_frames import PastFrames, Resized, Video
 
 
 class CausalConv3d(nn.Conv3d):
@@ -16,7 +15,7 @@ class CausalConv3d(nn.Conv3d):
     and not at all when the stride equals the kernel.
     """
 
-    def forward(self, video: Video, past: PastFrames) -> Video:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, video: Video, past: PastFrames) -> Resized:  # pyright: ignore[reportIncompatibleMethodOverride]
         video = past(self, video, self.kernel_size[0] - 1)
         rows, cols = ((k - 1) // 2 if s == 1 else 0 for k, s in zip(self.kernel_size[1:], self.stride[1:], strict=True))
         video = F.pad(video, (cols, cols, rows, rows, 0, 0), mode="replicate")
@@ -26,7 +25,7 @@ class CausalConv3d(nn.Conv3d):
 class Pointwise(nn.Linear):
     """A linear layer over the channels of a video."""
 
-    def forward(self, video: Video) -> Video:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, video: Video) -> Resized:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(video.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -80,8 +79,6 @@ class ResBlock(nn.Module):
         return video if self.attention is None else self.attention(video)
 
 
-def depth_to_space_time(video: Video, time: int, space: int) -> Float[Tensor, "b c2 t2 h2 w2"]:
+def depth_to_space_time(video: Video, time: int, space: int) -> Resized:
     """Unfolds channels ordered (channel, time, row, col) into frames, rows and columns."""
-    return rearrange(
-        video, "b (c ft fh fw) t h w -> b c (t ft) (h fh) (w fw)", ft=time, fh=space, fw=space
-    )
+    return rearrange(video, "b (c ft fh fw) t h w -> b c (t ft) (h fh) (w fw)", ft=time, fh=space, fw=space)

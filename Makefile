@@ -1,0 +1,84 @@
+# Two commands matter: `make video` and `make test`. Both set up .venv from the locks first; a second call skips that.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a small red ball bouncing on a gray background
+SEED ?=
+ARGS ?=
+WORKERS ?= 2
+TORCH := 2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BASE := $(VENV)/.base-installed
+TEST := $(VENV)/.test-installed
+
+export PROMPT
+
+.PHONY: help video test lint fix types slow tiny evaluate lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+video: $(BASE) ## a video from the built-in model: PROMPT="..." SEED=7 ARGS="..."; the last line is its path
+	@$(BIN)/daifuku generate "$$PROMPT" $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+test: lint types ## lint, types and all fast tests
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(TEST) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(TEST) ## pyright
+	$(BIN)/pyright
+
+fix: $(TEST) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+slow: $(TEST) ## the tests marked slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was
+	$(BIN)/daifuku tiny $(ARGS)
+
+evaluate: $(BASE) ## measure the built-in model on prompts it never saw
+	$(BIN)/daifuku evaluate world $(ARGS)
+
+$(BASE): requirements/base.lock pyproject.toml | $(BIN)/python
+	@echo "Installing the locked packages into $(VENV) ..." >&2
+	@$(PIP) -r requirements/base.lock >&2
+	@$(PIP) --no-deps --no-build-isolation --editable . >&2
+	@touch $@
+
+$(TEST): requirements/test.lock $(BASE)
+	@echo "Installing what the tests need ..." >&2
+	@$(PIP) -r requirements/test.lock >&2
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Daifuku needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+		"Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >&2
+
+lock: ## write requirements/*.lock again from pyproject.toml, in a throw-away environment
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==$(TORCH)
+	.venv-lock/bin/pip install --quiet 'setuptools>=77' --editable .
+	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip | sed -E $(PORTABLE) > requirements/base.lock
+	.venv-lock/bin/pip install --quiet --editable '.[test]'
+	{ echo '-r base.lock'; .venv-lock/bin/pip freeze --all --exclude-editable --exclude pip | sed -E $(PORTABLE) \
+		| grep -vxFf requirements/base.lock; } > requirements/test.lock
+	rm -rf .venv-lock
+
+# PyTorch itself names the CUDA packages that belong to it, so the locks hold for machines with and without a GPU.
+PORTABLE := 's/\+cpu$$//; /^(nvidia-|cuda-|triton)/d'
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf $(VENV) .venv-lock build dist .pytest_cache .ruff_cache src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

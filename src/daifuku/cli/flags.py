@@ -1,0 +1,105 @@
+"""Command-line flags: those of every field of `GenerateRequest`, and those that several commands share."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from daifuku.errors import InvalidRequest
+from daifuku.request import GenerateRequest, choices
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FOLDER|ID", help="Model folder or hub id; the small built-in model if not given."),
+]
+Revision = Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")]
+Variant = Annotated[
+    str | None, typer.Option("--variant", metavar="NAME", help="Weights published under that name, such as bf16.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the fastest there is if not given.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16 or float16; if not given float32 on a CPU, else what suits the weights.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Ends in .mp4, .webm or .gif, or in / for a folder of PNG frames. Never overwrites: a name that is taken "
+        "gets a number.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def with_request_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for every request field in place of its first parameter.
+
+    The command's first argument is then a dictionary of the fields that were given.
+    """
+    own = list(inspect.signature(command).parameters.values())[1:]
+    request = [_parameter(each) for each in fields(GenerateRequest)]
+
+    @wraps(command)
+    def _run(**given: Any) -> None:
+        texts = {each.name: given.pop(each.name) for each in request}
+        values = {name: value for name, value in texts.items() if value is not None}
+        if "guidance_scale" in values:
+            values["guidance_scale"] = _numbers(values["guidance_scale"])
+        command(values, **given)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*request, *own)]
+    _run.__dict__["__signature__"] = inspect.Signature(parameters)
+    _run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return _run
+
+
+def _parameter(each: Field[Any]) -> inspect.Parameter:
+    kind = str if each.metadata.get("per_step") else each.metadata["type"]
+    if each.default is MISSING:
+        about = typer.Argument(help=each.metadata["help"], show_default=False)
+    else:
+        flag = "--" + each.name.replace("_", "-")
+        about = typer.Option(flag, metavar=each.metadata["placeholder"], help=_help(each), show_default=False)
+    return inspect.Parameter(
+        each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, about]
+    )
+
+
+def _help(each: Field[Any]) -> str:
+    """What the field means, its range and its default."""
+    about = each.metadata
+    facts: list[str] = []
+    allowed = choices(each)
+    if allowed is not None:
+        facts.append(" or ".join(allowed))
+    elif about["type"] is not str:
+        step = f" in steps of {about['step']}" if about["step"] else ""
+        facts.append(f"{about['min']} to {about['max']}{step}")
+        if about["per_step"]:
+            facts.append("or a list with commas, one for each step")
+    if about["default"] is not None:
+        facts.append(f"default {about['default']!s}" if about["default"] != "" else "default empty")
+    return f"{about['help']} ({'; '.join(facts)})"
+
+
+def _numbers(text: str) -> float | list[float]:
+    """ "4.5" or "6,6,1": one number, or one for each step."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        raise InvalidRequest(
+            f"guidance_scale={text!r} is neither a number nor numbers with commas between. Try 6.0, or 6,6,1."
+        ) from None
+    return numbers if len(numbers) > 1 else numbers[0]

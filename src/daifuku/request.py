@@ -1,0 +1,352 @@
+"""The one list of parameters: command-line flags, JSON schema and web form derive from the fields of `GenerateRequest`.
+
+The `metadata` of a field says: `help`; `type` (str, int or float); `default`, the published model's; `placeholder`,
+what a usage line calls the value. Numbers have `min`, `max` and `step` (allowed are min, min + step, ... up to max;
+None: everything between) and `per_step`, whether a list with one number per step is allowed too. Texts have
+`max_length` and `choices_from`, the package whose plugins are the choices (None: any text).
+"""
+
+import difflib
+import math
+import operator
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
+from daifuku.errors import CheckpointError, InvalidRequest
+from daifuku.registry import names
+
+SOLVERS = "daifuku.sample.solvers"
+"""The package whose plugins are the solvers."""
+
+Number = int | float
+
+RANDOM_SEEDS = 2**32
+SHOWN_CHARACTERS = 60
+
+
+def _about_text(help: str, default: str | None = None, choices_from: str | None = None) -> dict[str, Any]:
+    about = {"help": help, "type": str, "default": default, "placeholder": "TEXT"}
+    return about | {"max_length": 10_000, "choices_from": choices_from}
+
+
+def _text(default: str, help: str, choices_from: str | None = None) -> Any:
+    return field(default=None, metadata=_about_text(help, default, choices_from))
+
+
+def _number(
+    default: Number | None,
+    placeholder: str,
+    low: Number,
+    high: Number,
+    help: str,
+    *,
+    step: int | None = None,
+    per_step: bool = False,
+) -> Any:
+    about = {"help": help, "type": type(low), "default": default, "placeholder": placeholder}
+    return field(default=None, metadata=about | {"min": low, "max": high, "step": step, "per_step": per_step})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What to generate. A field left None means the model's own default. A wrong value raises InvalidRequest."""
+
+    prompt: str = field(metadata=_about_text("What the video shows."))
+    negative_prompt: str | None = _text("", "What to steer away from.")
+    height: int | None = _number(480, "PIXELS", 16, 2048, "Height of the video.", step=SPACE_FACTOR * PATCH)
+    width: int | None = _number(848, "PIXELS", 16, 2048, "Width of the video.", step=SPACE_FACTOR * PATCH)
+    num_frames: int | None = _number(163, "FRAMES", 1, 1201, "Length of the video.", step=TIME_FACTOR)
+    num_inference_steps: int | None = _number(64, "STEPS", 1, 1000, "More steps take longer and look finer.")
+    guidance_scale: Number | Sequence[Number] | None = _number(
+        6.0, "SCALE", 0.0, 100.0, "How closely to follow the prompt; a step at 1 takes half the time.", per_step=True
+    )
+    seed: int | None = _number(
+        None, "SEED", 0, 2**63 - 1, "The same seed gives the same video; without one, it is drawn and recorded."
+    )
+    fps: int | None = _number(30, "FPS", 1, 120, "Frames per second of the file.")
+    solver: str | None = _text("euler", "How to get from noise to a video.", choices_from=SOLVERS)
+    threshold_noise: float | None = _number(
+        0.025, "SHARE", 0.001, 0.99, "How much of the noise the small steps at the start take away."
+    )
+    linear_steps: int | None = _number(
+        None, "STEPS", 0, 999, "How many small, equal steps to start with; half of all steps when not given."
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.name == "prompt":
+                object.__setattr__(self, each.name, _checked(each, value))
+        _check_guidance_length(self.guidance_scale, self.num_inference_steps)
+        _check_schedule(self.num_inference_steps, self.linear_steps, self.threshold_noise)
+
+    def resolved(self, defaults: Mapping[str, Any] | None = None) -> "ResolvedRequest":
+        """Every field filled in: from the model's `defaults`, else from the published model's.
+
+        Keys of `defaults` that are no fields are passed over. Linear steps keep the default's share of all steps.
+        Raises CheckpointError when the defaults are wrong in themselves, InvalidRequest when they do not go together
+        with this request.
+        """
+        own = _complete(defaults or {})
+        values = own | self._given()
+        if values["seed"] is None:
+            values["seed"] = secrets.randbelow(RANDOM_SEEDS)
+        if self.linear_steps is None and own["linear_steps"] is None:
+            values["linear_steps"] = values["num_inference_steps"] // 2
+        elif self.linear_steps is None:
+            values["linear_steps"] = values["num_inference_steps"] * own["linear_steps"] // own["num_inference_steps"]
+        return ResolvedRequest(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what JSON knows; fields left None are left out."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._given().items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerateRequest":
+        """The inverse of `to_dict`. Raises InvalidRequest for a key that is no field, naming the nearest."""
+        known = [each.name for each in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = [name for name in known if str(key) in name] or difflib.get_close_matches(str(key), known)
+                raise InvalidRequest(f"a request has no field {_shown(key)}. Try {_either(near or known)}.")
+        if "prompt" not in values:
+            raise InvalidRequest('a request needs a prompt. Try {"prompt": "a small red ball bouncing"}.')
+        return GenerateRequest(**values)
+
+    def _given(self) -> dict[str, Any]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class ResolvedRequest(GenerateRequest):
+    """A request in which nothing is left None."""
+
+    if TYPE_CHECKING:
+        negative_prompt: str
+        height: int
+        width: int
+        num_frames: int
+        num_inference_steps: int
+        guidance_scale: float | tuple[float, ...]
+        seed: int
+        fps: int
+        solver: str
+        threshold_noise: float
+        linear_steps: int
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """One guidance scale for each step."""
+        one = self.guidance_scale
+        return one if isinstance(one, tuple) else (one,) * self.num_inference_steps
+
+    @property
+    def latent_shape(self) -> "LatentShape":
+        return LatentShape.from_pixels(self.num_frames, self.height, self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentShape:
+    """Size of a latent, and what it means in pixels and in tokens."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int = DiTConfig.latent_channels
+
+    @classmethod
+    def from_pixels(cls, num_frames: int, height: int, width: int) -> "LatentShape":
+        """The latent of a video of that size. Raises InvalidRequest for a size that no latent has."""
+        GenerateRequest(prompt="", num_frames=num_frames, height=height, width=width)
+        return cls(frames=num_frames // TIME_FACTOR + 1, height=height // SPACE_FACTOR, width=width // SPACE_FACTOR)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the decoded video."""
+        return (self.frames - 1) * TIME_FACTOR + 1
+
+    @property
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        """[channels, frames, height, width], as tensors have it."""
+        return self.channels, self.frames, self.height, self.width
+
+    @property
+    def pixel_height(self) -> int:
+        return self.height * SPACE_FACTOR
+
+    @property
+    def pixel_width(self) -> int:
+        return self.width * SPACE_FACTOR
+
+    @property
+    def num_tokens(self) -> int:
+        """Video tokens that the transformer attends over."""
+        return self.frames * (self.height // PATCH) * (self.width // PATCH)
+
+
+def choices(each: Field[Any]) -> tuple[str, ...] | None:
+    """The texts that a field allows; None when it allows any, or takes no text."""
+    package = each.metadata.get("choices_from")
+    return None if package is None else names(package)
+
+
+def json_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema (2020-12) of `GenerateRequest.to_dict`, with a model's defaults or else the published model's."""
+    own = _complete(defaults or {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "GenerateRequest",
+        "type": "object",
+        "properties": {each.name: _property(each, own.get(each.name)) for each in fields(GenerateRequest)},
+        "required": ["prompt"],
+        "additionalProperties": False,
+    }
+
+
+def _property(each: Field[Any], default: object) -> dict[str, Any]:
+    about = each.metadata
+    known = {"description": about["help"]}
+    if default is not None:
+        known["default"] = list(default) if isinstance(default, tuple) else default
+    if about["type"] is str:
+        allowed = choices(each)
+        return (
+            known | {"type": "string", "maxLength": about["max_length"]} | ({"enum": list(allowed)} if allowed else {})
+        )
+    number = {"type": "integer" if about["type"] is int else "number", "minimum": about["min"], "maximum": about["max"]}
+    if about["per_step"]:
+        return known | {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+    if about["step"] and about["min"] % about["step"] == 0:
+        number["multipleOf"] = about["step"]
+    return known | number
+
+
+def _complete(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The default of every field but the prompt, with the linear steps and the seed perhaps None."""
+    optional = [each for each in fields(GenerateRequest) if each.name != "prompt"]
+    values = {each.name: each.metadata["default"] for each in optional}
+    values |= {name: defaults[name] for name in values if defaults.get(name) is not None}
+    try:
+        own = GenerateRequest(prompt="", **values)
+    except InvalidRequest as error:
+        raise CheckpointError(f"the model's own defaults do not fit: {error}") from error
+    return {name: getattr(own, name) for name in values}
+
+
+def _checked(each: Field[Any], value: Any) -> Any:
+    if each.metadata["type"] is str:
+        return _checked_text(each, value)
+    if each.metadata["per_step"] and isinstance(value, list | tuple):
+        return tuple(_checked_number(each, one, f"{each.name}[{i}]") for i, one in enumerate(value))
+    return _checked_number(each, value, each.name)
+
+
+def _checked_text(each: Field[Any], value: Any) -> str:
+    about, allowed = each.metadata, choices(each)
+    if not isinstance(value, str):
+        raise InvalidRequest(
+            f"{each.name}={_shown(value)} is not a text. Try {_shown(about['default'] or 'a red ball')}."
+        )
+    if allowed is not None and value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1) or allowed
+        raise InvalidRequest(
+            f"{each.name}={_shown(value)} is unknown: the choices are {', '.join(allowed)}. Try {_either(near)}."
+        )
+    if len(value) > about["max_length"]:
+        raise InvalidRequest(
+            f"{each.name} has {len(value)} characters; at most {about['max_length']} work. Try a shorter one."
+        )
+    if "\0" in value:
+        raise InvalidRequest(f"{each.name}={_shown(value)} contains a NUL character. Try it without.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidRequest(
+            f"{each.name}={_shown(value)} contains half a character (a lone surrogate). Try it without."
+        )
+    return value
+
+
+def _checked_number(each: Field[Any], value: Any, name: str) -> Number:
+    low, high, step = each.metadata["min"], each.metadata["max"], each.metadata["step"]
+    number = _as_whole(value) if each.metadata["type"] is int else _as_real(value)
+    if number is None:
+        kind = "a whole number" if each.metadata["type"] is int else "a finite number"
+        default = each.metadata["default"]
+        raise InvalidRequest(f"{name}={_shown(value)} is not {kind}. Try {low if default is None else default}.")
+    if not low <= number <= high:
+        raise InvalidRequest(
+            f"{name}={_shown(value)} is out of range: from {low} to {high} works. Try {low if number < low else high}."
+        )
+    if step is not None and (number - low) % step:
+        below = number - (number - low) % step
+        rule = f"a multiple of {step}" if low % step == 0 else f"{step}k+{low}"
+        raise InvalidRequest(f"{name}={number} does not fit: it must be {rule}. Try {below} or {below + step}.")
+    return number
+
+
+def _as_whole(value: Any) -> int | None:
+    """The integer that a value is, numpy's included; True and 2.0 are none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _as_real(value: Any) -> float | None:
+    """The finite float that a number is, numpy's included; True is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _check_guidance_length(scale: Number | Sequence[Number] | None, num_steps: int | None) -> None:
+    if isinstance(scale, tuple) and not scale:
+        raise InvalidRequest("guidance_scale is an empty list. Try one number, or one for each step.")
+    if isinstance(scale, tuple) and num_steps is not None and len(scale) != num_steps:
+        raise InvalidRequest(
+            f"guidance_scale has {len(scale)} values for {num_steps} steps. "
+            f"Try {num_steps} values, a single one, or num_inference_steps={len(scale)}."
+        )
+
+
+def _check_schedule(num_steps: int | None, linear_steps: int | None, threshold_noise: float | None) -> None:
+    """Some steps must follow the linear ones, and each of those must go down (see `sample/schedule.py`)."""
+    if num_steps is None or linear_steps is None:
+        return
+    if linear_steps >= num_steps:
+        raise InvalidRequest(
+            f"linear_steps={linear_steps} leaves nothing of {num_steps} steps for the rest of the way. "
+            f"Try {num_steps // 2}, or at most {num_steps - 1}."
+        )
+    if threshold_noise is None:
+        return
+    rest = num_steps - linear_steps
+    last = (2 * rest - 1) / rest**2
+    steepness = num_steps * last - 1
+    if linear_steps > 0 and steepness > 0 and threshold_noise * steepness >= last * linear_steps:
+        limit = (math.ceil(1000 * last * linear_steps / steepness) - 1) / 1000
+        raise InvalidRequest(
+            f"threshold_noise={threshold_noise} is too much for {linear_steps} linear steps of {num_steps}: "
+            f"the rest would overshoot. Try {limit} or less."
+        )
+
+
+def _shown(value: object) -> str:
+    """How an error message quotes a value: never long, never failing, even for a number of ten thousand digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _either(values: Sequence[str]) -> str:
+    *rest, last = values
+    return f"{', '.join(rest)} or {last}" if rest else last

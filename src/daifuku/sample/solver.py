@@ -1,0 +1,26 @@
+"""What a solver is: a way to follow the velocity from noise to a clean latent."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from daifuku.registry import Plugin
+
+Latent = Float[Tensor, "b c t h w"]
+
+Velocity = Callable[[Latent, float], Latent]
+"""(latent, sigma) -> the direction from noise to clean, float32."""
+
+Solve = Callable[[Velocity, Latent, Sequence[float]], Iterator[Latent]]
+"""(velocity, float32 noise, sigmas from 1 to 0) -> the latent after each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(Plugin):
+    """A plugin of `sample/solvers/`."""
+
+    order: int
+    """Halving all steps divides the error by 2 to this power."""
+    run: Solve

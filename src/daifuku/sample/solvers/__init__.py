@@ -1,0 +1,1 @@
+"""One solver per file: `euler.py` defines `SOLVER`, whose name is "euler"."""

@@ -1,0 +1,162 @@
+"""The T5 encoder: what it reads, what it leaves out, and what it says about an empty prompt."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from daifuku.errors import CheckpointError, ModelNotFound
+
+MAX_TOKENS = 256
+"""Tokens that the published model was trained to read, the end mark included."""
+
+
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+
+class PromptCut(UserWarning):
+    """A prompt was longer than the model reads, and its tail was left out."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of `transformers`."""
+
+    model_max_length: int
+
+    def encode(self, text: str, *, verbose: bool) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCond:
+    """What the transformer learns about prompts: features of their tokens, and which of them count."""
+
+    features: Float[Tensor, "b l width"]
+    mask: Bool[Tensor, "b l"]
+
+
+class TextEncoder:
+    """Reads prompts with a T5 encoder.
+
+    The transformer never looks at padding, so no padding is computed: every prompt runs alone, at its own length. The
+    result for a prompt is therefore the same whatever other prompts it comes with.
+    """
+
+    def __init__(self, t5: nn.Module, tokenizer: Tokenizer, *, zero_empty: bool) -> None:
+        self.t5 = t5
+        self.tokenizer = tokenizer
+        self.zero_empty = zero_empty
+        self.max_tokens = min(MAX_TOKENS, tokenizer.model_max_length)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt, the end mark included. Above `max_tokens` its tail will be cut."""
+        return len(self._ids(prompt))
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self.tokenizer.encode(prompt, verbose=False)
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> TextCond:
+        """Features [b, l, width] float32 and mask [b, l] of prompts, where l is the length of the longest.
+
+        Warns with PromptCut about a prompt of more than `max_tokens` tokens. With `zero_empty` the prompt "" is one
+        token 0 that does not count, as in the original; otherwise it is tokenised like any other.
+        """
+        device = next(self.t5.parameters()).device
+        rows = [self._tokens(prompt) for prompt in prompts]
+        lengths = [len(ids) for ids, _ in rows]
+        mask = torch.zeros(len(rows), max(lengths), dtype=torch.bool, device=device)
+        features: list[Tensor] = []
+        for row, (ids, counts) in enumerate(rows):
+            tokens = torch.tensor([ids], device=device)
+            attended = torch.full_like(tokens, counts)
+            hidden = self.t5(input_ids=tokens, attention_mask=attended).last_hidden_state[0].float()
+            mask[row, : len(ids)] = counts
+            features.append(hidden if counts else torch.zeros_like(hidden))
+        return TextCond(features=nn.utils.rnn.pad_sequence(features, batch_first=True), mask=mask)
+
+    def _tokens(self, prompt: str) -> tuple[list[int], bool]:
+        """Token ids of a prompt, and whether they count."""
+        if prompt == "" and self.zero_empty:
+            return [0], False
+        ids = self._ids(prompt)
+        if len(ids) > self.max_tokens:
+            room = self.max_tokens - 1  # the end mark keeps its place
+            lost = self.tokenizer.decode(ids[room:-1])
+            warnings.warn(
+                f"the prompt has {len(ids)} tokens and the model reads {self.max_tokens}; this was cut: {lost!r}",
+                PromptCut,
+                stacklevel=2,
+            )
+            ids = ids[:room] + ids[-1:]
+        return ids, True
+
+
+def load_text_encoder(
+    folder: Path,
+    tokenizer_folder: Path,
+    *,
+    zero_empty: bool,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    variant: str | None = None,
+) -> TextEncoder:
+    """T5 encoder and tokenizer from folders as `transformers` writes them.
+
+    `zero_empty`: see `TextEncoder.encode`. float16 overflows inside T5; bfloat16 and float32 are safe. Raises
+    ModelNotFound when files are missing and CheckpointError when they are damaged or hold another model.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    if not folder.is_dir():
+        raise ModelNotFound(f"there is no text encoder: the folder {folder} does not exist")
+    # Without these files transformers makes an empty tokenizer, which reads every word as unknown.
+    if not any((tokenizer_folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelNotFound(f"there is no tokenizer in {tokenizer_folder}: it needs {' or '.join(TOKENIZER_FILES)}")
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+            loaded: Any = T5EncoderModel.from_pretrained(
+                folder,
+                dtype=dtype,
+                variant=variant,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
+            )
+    except OSError as error:
+        raise ModelNotFound(f"the text encoder in {folder} or its tokenizer is not complete: {error}") from error
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"the text encoder in {folder} does not load: {error}") from error
+    t5, report = loaded
+    misshapen = [name for name, *_ in report["mismatched_keys"]]
+    for what, names in (("missing", sorted(report["missing_keys"])), ("of the wrong shape", sorted(misshapen))):
+        if names:
+            shown = ", ".join(names[:3])
+            raise CheckpointError(f"{folder} does not hold a T5 encoder. {len(names)} tensors {what}: {shown}")
+    return TextEncoder(t5.to(device).eval(), tokenizer, zero_empty=zero_empty)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the progress bars and reports of transformers off the terminal, and puts its settings back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,176 @@
+"""Training the DiT, and with it the text encoder, by flow matching on whitened latents.
+
+Input (1 - sigma) z + sigma noise, target z - noise. Two anchors tell whether it learns (derived for whitened latents
+and sigma uniform in [0, 1]): a model that answers zero has loss 2, one that knows only the marginals has pi / 2.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import T5EncoderModel
+
+from daifuku.model.attention import Kernel, local, matmul
+from daifuku.model.block import AsymmBlock
+from daifuku.model.dit import AsymmDiT
+from daifuku.train.loop import LoopSettings, Report, generator_for, train
+
+VALIDATION_SIGMAS = tuple((i + 0.5) / 8 for i in range(8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTLossSettings:
+    """How noise levels and captions are drawn."""
+
+    batch_size: int = 64
+    logit_mean: float = 0.5
+    logit_std: float = 1.2
+    uniform_share: float = 0.3
+    """Share of the samples whose sigma is uniform; the rest is logit-normal. Uniform ones reach the ends."""
+    caption_dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """Whitened latents with their tokenised captions."""
+
+    latents: Float[Tensor, "b c t h w"]
+    ids: Int[Tensor, "b l"]
+    mask: Bool[Tensor, "b l"]
+
+
+class TextToVideo(nn.Module):
+    """The DiT and its text encoder as one model to train."""
+
+    def __init__(self, dit: AsymmDiT, text_encoder: T5EncoderModel) -> None:
+        super().__init__()
+        self.dit = dit
+        self.text_encoder = text_encoder
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        sigma: Float[Tensor, " b"],
+        ids: Int[Tensor, "b l"],
+        mask: Bool[Tensor, "b l"],
+        dropped: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "b c t h w"]:
+        """A dropped caption has no valid token, which is just what the sampler's empty prompt looks like to the DiT."""
+        features = self.text_encoder(ids, attention_mask=mask.long()).last_hidden_state
+        return self.dit(latent, sigma, features, mask & ~dropped.unsqueeze(1))
+
+
+def blocks_of(dit: AsymmDiT) -> list[AsymmBlock]:
+    """The blocks, typed."""
+    return [block for block in dit.blocks if isinstance(block, AsymmBlock)]
+
+
+def set_kernel(dit: AsymmDiT, kernel: Kernel) -> None:
+    """Puts an attention kernel into every block."""
+    for block in blocks_of(dit):
+        block.attention.attend = local(kernel)
+
+
+@torch.no_grad()
+def initialise_dit(dit: AsymmDiT, generator: torch.Generator) -> None:
+    """Blocks that start as the identity, an output of zero, and rotary frequencies that tell near from far tokens.
+
+    One third of a head's pairs turns with each axis: per frame 0.1 to 2 radians, per unit of space 0.004 to 0.06.
+    """
+    for module in dit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in blocks_of(dit):
+        nn.init.zeros_(block.video_modulation.weight)
+        nn.init.zeros_(block.text_modulation.weight)
+    nn.init.zeros_(dit.final.modulation.weight)
+    nn.init.zeros_(dit.final.linear.weight)
+    axes, heads, pairs = dit.pos_frequencies.shape
+    spread = torch.linspace(0, 1, math.ceil(pairs / axes))
+    ranges = ((0.1, 2.0), (0.004, 0.06), (0.004, 0.06))
+    dit.pos_frequencies.zero_()
+    for axis, (slow, fast) in enumerate(ranges):
+        rates = slow * (fast / slow) ** spread[: len(range(axis, pairs, axes))]
+        signs = torch.randint(0, 2, (heads, len(rates)), generator=generator) * 2 - 1
+        dit.pos_frequencies[axis, :, axis::axes] = rates * signs
+
+
+def draw_sigmas(settings: DiTLossSettings, count: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """One sigma per sample, stratified: every batch covers the whole range."""
+    quantile = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    quantile = quantile.clamp(1e-4, 1 - 1e-4)
+    normal = math.sqrt(2) * torch.erfinv(2 * quantile - 1)
+    logit_normal = torch.sigmoid(settings.logit_mean + settings.logit_std * normal)
+    uniform = torch.rand(count, generator=generator) < settings.uniform_share
+    return torch.where(uniform, quantile, logit_normal)
+
+
+def flow_loss(
+    model: TextToVideo,
+    batch: Captioned,
+    sigma: Float[Tensor, " b"],
+    noise: Float[Tensor, "b c t h w"],
+    dropped: Bool[Tensor, " b"],
+    bfloat16: bool,
+) -> Float[Tensor, " b"]:
+    """Mean squared error of the velocity, per sample."""
+    level = rearrange(sigma, "b -> b 1 1 1 1")
+    noisy = (1 - level) * batch.latents + level * noise
+    with torch.autocast(noisy.device.type, torch.bfloat16, enabled=bfloat16):
+        velocity = model(noisy, sigma, batch.ids, batch.mask, dropped)
+    return (velocity.float() - (batch.latents - noise)).square().mean(dim=(1, 2, 3, 4))
+
+
+def train_dit(
+    model: TextToVideo,
+    batches: Callable[[int], Captioned],
+    settings: LoopSettings,
+    losses: DiTLossSettings,
+    folder: Path,
+    *,
+    validation: Captioned,
+    bfloat16: bool,
+) -> Iterator[Report]:
+    """Trains DiT and text encoder together; `batches(step)` gives the samples of a step."""
+    set_kernel(model.dit, matmul)
+    device = next(model.parameters()).device
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = batches(step)
+        count = len(batch.latents)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+        sigma = draw_sigmas(losses, count, generator).to(device)
+        dropped = (torch.rand(count, generator=generator) < losses.caption_dropout).to(device)
+        return flow_loss(model, batch, sigma, noise, dropped, bfloat16).mean(), {}
+
+    def validate() -> dict[str, float]:
+        return validation_loss(model, validation, bfloat16)
+
+    yield from train(model, loss, settings, folder, validate=validate, adam_share=share_of)
+
+
+@torch.no_grad()
+def validation_loss(model: TextToVideo, batch: Captioned, bfloat16: bool) -> dict[str, float]:
+    """Loss on fixed noise at eight noise levels in the middles of equal bins, and their mean."""
+    noise = torch.randn(batch.latents.shape, generator=generator_for(0, 0)).to(batch.latents.device)
+    kept = torch.zeros(len(noise), dtype=torch.bool, device=noise.device)
+    curve = {}
+    for level in VALIDATION_SIGMAS:
+        sigma = torch.full((len(noise),), level, device=noise.device)
+        curve[f"val_{level:.4f}"] = flow_loss(model, batch, sigma, noise, kept, bfloat16).mean().item()
+    return {"val": sum(curve.values()) / len(curve)} | curve
+
+
+def share_of(name: str, parameter: Tensor) -> float | None:
+    """Embeddings and what touches pixels or positions go by AdamW; frequencies slowly, since space spans 200 units."""
+    if "pos_frequencies" in name:
+        return 0.01
+    tables = ("shared", "embed_tokens", "relative_attention_bias", "patch_embed", "final.linear")
+    return 1.0 if parameter.ndim < 2 or any(table in name for table in tables) else None

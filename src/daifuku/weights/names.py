@@ -1,0 +1,300 @@
+"""What every published layout calls our tensors, and how it arranges them: one two-way table per part and layout.
+
+A rule pairs one of our modules with the file's. `#` stands for a block number and `#+2` for that number plus two; the
+trailing `.weight` or `.bias` carries over. Where the file has several modules, ours is their stack along the outputs.
+The only facts a table needs beforehand are counts, because both layouts let names depend on them.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Layout = Literal["original", "diffusers"]
+Part = Literal["dit", "encoder", "decoder"]
+
+_NUMBER = re.compile(r"#(?:\+(\d+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One module of ours and the modules of the file that hold it."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    swapped: bool = False
+    """The two halves of the outputs stand in the other order in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where a tensor of ours is in a file: these tensors stacked along axis 0, with its halves swapped or not."""
+
+    names: tuple[str, ...]
+    swapped: bool = False
+
+    @property
+    def as_it_is(self) -> bool:
+        return len(self.names) == 1 and not self.swapped
+
+
+class NameTable:
+    """Translates names both ways."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = [(_Pattern(rule.ours), [_Pattern(name) for name in rule.theirs], rule) for rule in rules]
+
+    def stored(self, name: str) -> Stored:
+        """Where the file keeps our tensor `name`. Raises KeyError when the layout has no place for it."""
+        for ours, theirs, rule in self._rules:
+            if (found := ours.match(name)) is not None:
+                return Stored(names=tuple(pattern.fill(*found) for pattern in theirs), swapped=rule.swapped)
+        raise KeyError(name)
+
+    def ours(self, name: str) -> str | None:
+        """Which of our tensors the file's tensor `name` belongs to; None when it belongs to none."""
+        for ours, theirs, _ in self._rules:
+            for pattern in theirs:
+                if (found := pattern.match(name)) is not None:
+                    return ours.fill(*found)
+        return None
+
+
+class _Pattern:
+    """A name with places for block numbers and a trailing parameter name."""
+
+    def __init__(self, text: str) -> None:
+        pieces = _NUMBER.split(text)
+        self._fixed, self._shifts = pieces[::2], [int(shift or 0) for shift in pieces[1::2]]
+        self._regex = re.compile(r"(\d+)".join(map(re.escape, self._fixed)) + r"(|\.weight|\.bias)")
+
+    def match(self, name: str) -> tuple[list[int], str] | None:
+        """Block numbers and parameter name of a name of this pattern."""
+        found = self._regex.fullmatch(name)
+        if found is None:
+            return None
+        *numbers, parameter = found.groups()
+        blocks = [int(number) - shift for number, shift in zip(numbers, self._shifts, strict=True)]
+        return None if any(block < 0 for block in blocks) else (blocks, parameter)
+
+    def fill(self, blocks: list[int], parameter: str) -> str:
+        numbers = [str(block + shift) for block, shift in zip(blocks, self._shifts, strict=True)]
+        return self._fixed[0] + "".join(n + f for n, f in zip(numbers, self._fixed[1:], strict=True)) + parameter
+
+
+def name_table(part: Part, layout: Layout, names: Iterable[str]) -> NameTable:
+    """The table for a part. `names` are all its tensors, ours or the file's: the counts are read off them."""
+    names = list(names)
+    if part == "dit":
+        num_blocks = _count(names, r"(?:transformer_)?blocks\.(\d+)\.")
+        return NameTable(_dit_original() if layout == "original" else _dit_diffusers(num_blocks - 1))
+    if part == "decoder":
+        return NameTable(_decoder_original() if layout == "original" else _decoder_diffusers())
+    if layout == "diffusers":
+        return NameTable(_encoder_diffusers())
+    down_stages = [int(found[1]) for name in names if (found := re.match(r"layers\.(\d+)\.layers\.", name))]
+    num_first = min(down_stages) - 1 if down_stages else _count(names, r"first\.(\d+)\.")
+    return NameTable(_encoder_original(num_first))
+
+
+_MARKS: tuple[tuple[Layout, Part, str], ...] = (
+    ("original", "dit", r"blocks\.\d+\.attn\."),
+    ("original", "encoder", r"layers\.\d+\.layers\."),
+    ("original", "decoder", r"blocks\.\d+\.(blocks|proj)\."),
+    ("diffusers", "dit", r"transformer_blocks\.\d+\.attn1\."),
+    ("diffusers", "encoder", r"encoder\.down_blocks\."),
+    ("diffusers", "decoder", r"decoder\.up_blocks\."),
+)
+
+
+def recognise(names: Iterable[str]) -> tuple[Layout, frozenset[Part]] | None:
+    """The layout that tensor names speak and the parts they belong to; None when they are none of Mochi's."""
+    names = list(names)
+    found: list[tuple[Layout, Part]] = [
+        (layout, part) for layout, part, mark in _MARKS if any(re.match(mark, name) for name in names)
+    ]
+    if not found:
+        return None
+    layout = found[0][0]
+    return layout, frozenset(part for its_layout, part in found if its_layout == layout)
+
+
+def of_part(names: Iterable[str], part: Part, layout: Layout) -> list[str]:
+    """The names that belong to one part: the diffusers layout keeps both halves of the VAE together."""
+    if layout == "original" or part == "dit":
+        return list(names)
+    other = "decoder." if part == "encoder" else "encoder."
+    return [name for name in names if not name.startswith(other)]
+
+
+def to_ours(stored: Stored, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The file's tensors as the rows of ours, in order, to be joined along axis 0."""
+    return list(reversed(tensors[0].chunk(2))) if stored.swapped else list(tensors)
+
+
+def to_theirs(stored: Stored, tensor: Tensor) -> list[Tensor]:
+    """Our tensor as the tensors of the file."""
+    if stored.swapped:
+        return [torch.cat(tensor.chunk(2)[::-1])]
+    return list(tensor.chunk(len(stored.names)))
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    return len({found[1] for name in names if (found := re.match(pattern, name))})
+
+
+def _rules(pairs: dict[str, str]) -> list[Rule]:
+    return [Rule(ours=ours, theirs=(theirs,)) for ours, theirs in pairs.items()]
+
+
+def _inside(ours: str, theirs: str, rules: Iterable[Rule]) -> list[Rule]:
+    """The same rules for modules inside a container on either side."""
+    return [
+        Rule(ours=ours + rule.ours, theirs=tuple(theirs + name for name in rule.theirs), swapped=rule.swapped)
+        for rule in rules
+    ]
+
+
+def _dit_original() -> list[Rule]:
+    block = {
+        "video_modulation": "mod_x",
+        "text_modulation": "mod_y",
+        "attention.video_qkv": "attn.qkv_x",
+        "attention.text_qkv": "attn.qkv_y",
+        "attention.video_q_norm": "attn.q_norm_x",
+        "attention.video_k_norm": "attn.k_norm_x",
+        "attention.text_q_norm": "attn.q_norm_y",
+        "attention.text_k_norm": "attn.k_norm_y",
+        "attention.video_out": "attn.proj_x",
+        "attention.text_out": "attn.proj_y",
+        "video_mlp.up": "mlp_x.w1",
+        "video_mlp.down": "mlp_x.w2",
+        "text_mlp.up": "mlp_y.w1",
+        "text_mlp.down": "mlp_y.w2",
+    }
+    around = {
+        "pos_frequencies": "pos_frequencies",
+        "patch_embed.proj": "x_embedder.proj",
+        "time_embed.up": "t_embedder.mlp.0",
+        "time_embed.down": "t_embedder.mlp.2",
+        "caption_pool.key_value": "t5_y_embedder.to_kv",
+        "caption_pool.query": "t5_y_embedder.to_q",
+        "caption_pool.out": "t5_y_embedder.to_out",
+        "text_proj": "t5_yproj",
+        "final.modulation": "final_layer.mod",
+        "final.linear": "final_layer.linear",
+    }
+    return _rules(around) + _inside("blocks.#.", "blocks.#.", _rules(block))
+
+
+def _dit_diffusers(last: int) -> list[Rule]:
+    """`last`: number of the last block, whose text modulation has a name of its own."""
+    block = {
+        "video_modulation": "norm1.linear",
+        "text_modulation": "norm1_context.linear",
+        "attention.video_q_norm": "attn1.norm_q",
+        "attention.video_k_norm": "attn1.norm_k",
+        "attention.text_q_norm": "attn1.norm_added_q",
+        "attention.text_k_norm": "attn1.norm_added_k",
+        "attention.video_out": "attn1.to_out.0",
+        "attention.text_out": "attn1.to_add_out",
+        "video_mlp.down": "ff.net.2",
+        "text_mlp.down": "ff_context.net.2",
+    }
+    rearranged = [
+        Rule(ours="attention.video_qkv", theirs=("attn1.to_q", "attn1.to_k", "attn1.to_v")),
+        Rule(ours="attention.text_qkv", theirs=("attn1.add_q_proj", "attn1.add_k_proj", "attn1.add_v_proj")),
+        # There the gate of a SwiGLU comes after the value.
+        Rule(ours="video_mlp.up", theirs=("ff.net.0.proj",), swapped=True),
+        Rule(ours="text_mlp.up", theirs=("ff_context.net.0.proj",), swapped=True),
+    ]
+    around = {
+        "pos_frequencies": "pos_frequencies",
+        "patch_embed.proj": "patch_embed.proj",
+        "time_embed.up": "time_embed.timestep_embedder.linear_1",
+        "time_embed.down": "time_embed.timestep_embedder.linear_2",
+        "caption_pool.key_value": "time_embed.pooler.to_kv",
+        "caption_pool.query": "time_embed.pooler.to_q",
+        "caption_pool.out": "time_embed.pooler.to_out",
+        "text_proj": "time_embed.caption_proj",
+        f"blocks.{last}.text_modulation": f"transformer_blocks.{last}.norm1_context.linear_1",
+        "final.linear": "proj_out",
+    }
+    # There the final scale comes before the shift.
+    final = Rule(ours="final.modulation", theirs=("norm_out.linear",), swapped=True)
+    return [*_rules(around), final, *_inside("blocks.#.", "transformer_blocks.#.", _rules(block) + rearranged)]
+
+
+_RES_BLOCK_ORIGINAL = _rules(
+    {
+        "norm1": "stack.0",
+        "conv1": "stack.2",
+        "norm2": "stack.3",
+        "conv2": "stack.5",
+        "attention.norm": "attn_block.norm",
+        "attention.qkv": "attn_block.attn.qkv",
+        "attention.out": "attn_block.attn.out",
+    }
+)
+
+_RES_BLOCK_DIFFUSERS = [
+    *_rules(
+        {
+            "#.norm1": "resnets.#.norm1.norm_layer",
+            "#.conv1": "resnets.#.conv1.conv",
+            "#.norm2": "resnets.#.norm2.norm_layer",
+            "#.conv2": "resnets.#.conv2.conv",
+            "#.attention.norm": "norms.#.norm_layer",
+            "#.attention.out": "attentions.#.to_out.0",
+        }
+    ),
+    Rule(ours="#.attention.qkv", theirs=("attentions.#.to_q", "attentions.#.to_k", "attentions.#.to_v")),
+]
+
+
+def _decoder_original() -> list[Rule]:
+    return [
+        *_rules({"input": "blocks.0.0", "stages.#.proj": "blocks.#+1.proj", "output": "output_proj"}),
+        *_inside("middle.#.", "blocks.0.#+1.", _RES_BLOCK_ORIGINAL),
+        *_inside("stages.#.blocks.#.", "blocks.#+1.blocks.#.", _RES_BLOCK_ORIGINAL),
+        *_inside("last.#.", "blocks.4.#.", _RES_BLOCK_ORIGINAL),
+    ]
+
+
+def _decoder_diffusers() -> list[Rule]:
+    rules = [
+        *_rules({"input": "conv_in", "stages.#.proj": "up_blocks.#.proj", "output": "proj_out"}),
+        *_inside("middle.", "block_in.", _RES_BLOCK_DIFFUSERS),
+        *_inside("stages.#.blocks.", "up_blocks.#.", _RES_BLOCK_DIFFUSERS),
+        *_inside("last.", "block_out.", _RES_BLOCK_DIFFUSERS),
+    ]
+    return _inside("", "decoder.", rules)
+
+
+def _encoder_original(num_first: int) -> list[Rule]:
+    """`num_first`: residual blocks at full resolution, which everything after them is numbered from."""
+    down = f"layers.#+{num_first + 1}.layers."
+    rules = _rules({"input": "layers.0", "stages.#.down": down + "0", "norm": "output_norm", "output": "output_proj"})
+    for block in range(num_first):
+        rules += _inside(f"first.{block}.", f"layers.{block + 1}.", _RES_BLOCK_ORIGINAL)
+    rules += _inside("stages.#.blocks.#.", down + "#+1.", _RES_BLOCK_ORIGINAL)
+    return rules + _inside("middle.#.", f"layers.#+{num_first + 4}.", _RES_BLOCK_ORIGINAL)
+
+
+def _encoder_diffusers() -> list[Rule]:
+    around = {
+        "input": "proj_in",
+        "stages.#.down": "down_blocks.#.conv_in.conv",
+        "norm": "norm_out.norm_layer",
+        "output": "proj_out",
+    }
+    rules = [
+        *_rules(around),
+        *_inside("first.", "block_in.", _RES_BLOCK_DIFFUSERS),
+        *_inside("stages.#.blocks.", "down_blocks.#.", _RES_BLOCK_DIFFUSERS),
+        *_inside("middle.", "block_out.", _RES_BLOCK_DIFFUSERS),
+    ]
+    return _inside("", "encoder.", rules)

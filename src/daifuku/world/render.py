@@ -1,0 +1,128 @@
+"""Draws a scene: flat colours, outlines smooth over one pixel, so that motion smaller than a pixel is visible."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from daifuku.world import shapes
+from daifuku.world.captions import plain
+from daifuku.world.factors import BACKGROUNDS, COLOURS
+from daifuku.world.motions import Angles, Pendulum, Points, Spring
+from daifuku.world.scene import Scene, Thing
+
+DARK_INK, LIGHT_INK = (70.0, 70.0, 70.0), (200.0, 200.0, 200.0)
+"""Colour of a string or spring on a light and on a dark background."""
+
+TETHER_WIDTH = 0.022
+COIL_WIDTH = 0.05
+NUM_COILS = 6
+MARK_SHADE = 0.25
+"""Brightness of the mark, as a share of the object's."""
+
+Frames = UInt8[np.ndarray, "t size size 3"]
+Mask = Bool[np.ndarray, "t size size"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A rendered scene and everything that is true of it."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    mask: Bool[np.ndarray, "t h w"]
+    """Pixels of the objects; strings and springs are not among them."""
+    tracks: Float32[np.ndarray, "objects t 2"]
+    """Centres, x to the right and y downwards from the picture's top left corner, in pixels."""
+    angles: Float32[np.ndarray, "objects t"]
+    """Rotations in rad, clockwise on the screen."""
+    caption: str
+    scene: Scene
+
+
+def render(scene: Scene, *, size: int = 64, num_frames: int = 31, fps: int = 20, caption: str | None = None) -> Clip:
+    """Draw a scene in a square picture of `size` pixels; without a caption the clip gets the plain one."""
+    time = np.arange(num_frames) / fps
+    frames = np.empty((num_frames, size, size, 3), np.uint8)
+    frames[0] = BACKGROUNDS[scene.background]
+    frames[1:] = frames[0]
+    mask = np.zeros(frames.shape[:3], bool)
+    tracks = np.stack([thing.path.position(time) for thing in scene.things]) * size
+    angles = np.stack([thing.path.rotation(time) for thing in scene.things])
+    for thing, track in zip(scene.things, tracks, strict=True):
+        _draw_tether(frames, thing, track, scene.background)
+    for thing, track, rotation in zip(scene.things, tracks, angles, strict=True):
+        _draw_thing(frames, mask, thing, track, rotation)
+    return Clip(
+        frames=frames,
+        mask=mask,
+        tracks=tracks.astype(np.float32),
+        angles=angles.astype(np.float32),
+        caption=plain(scene) if caption is None else caption,
+        scene=scene,
+    )
+
+
+def _draw_thing(frames: Frames, mask: Mask, thing: Thing, track: Points, rotation: Angles) -> None:
+    """Blend an object into every frame, touching only the window around it."""
+    size = frames.shape[1]
+    radius = thing.radius * size
+    width = 2 * ceil(shapes.REACH[thing.shape] * radius + 1) + 1
+    corner = np.floor(track).astype(int) - width // 2
+    local = ((corner - track)[..., None] + np.arange(width) + 0.5).astype(np.float32) / np.float32(radius)
+    x, y = local[:, 0, None, :], local[:, 1, :, None]
+    if rotation.any():
+        cosine, sine = (function(rotation).astype(np.float32)[:, None, None] for function in (np.cos, np.sin))
+        x, y = cosine * x + sine * y, cosine * y - sine * x
+    cover = _coverage(shapes.SIGNED_DISTANCE[thing.shape](x, y) * radius)
+    shade = np.ones_like(cover)
+    if thing.has_mark:
+        away = np.sqrt(x * x + (y + shapes.MARK_DISTANCE[thing.shape]) ** 2) - shapes.MARK_RADIUS[thing.shape]
+        shade -= (1 - MARK_SHADE) * _coverage(away * radius)
+    paint = (cover * shade)[..., None] * np.array(COLOURS[thing.colour], np.float32) + 0.5
+    clear = 1 - cover[..., None]
+    for frame, (column, row) in enumerate(corner):
+        top, bottom = max(row, 0), min(row + width, size)
+        left, right = max(column, 0), min(column + width, size)
+        if top >= bottom or left >= right:
+            continue
+        inside = (frame, slice(top - row, bottom - row), slice(left - column, right - column))
+        window = (frame, slice(top, bottom), slice(left, right))
+        frames[window] = clear[inside] * frames[window] + paint[inside]
+        mask[window] |= cover[inside] > 0.5
+
+
+def _draw_tether(frames: Frames, thing: Thing, track: Points, background: str) -> None:
+    """Blend in the string a pendulum hangs on, or the zigzag of a spring, down to the object."""
+    path = thing.path
+    if not isinstance(path, Pendulum | Spring):
+        return
+    size = frames.shape[1]
+    anchor_x, anchor_y = (path.pivot_x, path.pivot_y) if isinstance(path, Pendulum) else (path.x, 0.0)
+    anchor = np.array([anchor_x, anchor_y]) * size
+    reach = COIL_WIDTH * size + 2
+    left = max(int(min(anchor[0], track[:, 0].min()) - reach), 0)
+    right = min(int(max(anchor[0], track[:, 0].max()) + reach) + 1, size)
+    bottom = min(int(track[:, 1].max()) + 1, size)
+    x = np.arange(left, right, dtype=np.float32)[None, None, :] + 0.5
+    y = np.arange(bottom, dtype=np.float32)[None, :, None] + 0.5
+    drop = (track - anchor).astype(np.float32)[:, None, None, :]
+    along = (y - np.float32(anchor[1])) / drop[..., 1]
+    centre = np.float32(anchor[0]) + along * drop[..., 0]
+    slope = drop[..., 0] / drop[..., 1]
+    if isinstance(path, Spring):
+        turn = along * NUM_COILS % 1
+        width = np.float32(COIL_WIDTH * size)
+        centre = centre + width * (np.abs(4 * turn - 2) - 1)
+        slope = 4 * width * NUM_COILS / drop[..., 1]
+    distance = np.abs(x - centre) / np.sqrt(1 + slope**2) - np.float32(TETHER_WIDTH / 2 * size)
+    end = 1 - shapes.HOLE_RADIUS[thing.shape] * thing.radius * size / np.sqrt((drop**2).sum(-1))
+    cover = _coverage(distance) * ((along >= 0) & (along <= end))
+    ink = np.array(LIGHT_INK if sum(BACKGROUNDS[background]) < 3 * 100 else DARK_INK, np.float32)
+    window = frames[:, :bottom, left:right]
+    window[:] = window + cover[..., None] * (ink - window) + np.float32(0.5)
+
+
+def _coverage(distance: shapes.Field) -> shapes.Field:
+    """Share of a pixel that lies inside an outline, from the signed distance of its middle in pixels."""
+    return np.clip(0.5 - distance, 0, 1)

@@ -1,0 +1,95 @@
+import re
+from itertools import product
+
+import numpy as np
+
+from daifuku.world.captions import (
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    FLOURISHES,
+    MAX_WORDS,
+    MOTION_PHRASES,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    describe,
+    plain,
+)
+from daifuku.world.factors import BACKGROUNDS, COLLIDE, COLOURS, MOTIONS, SHAPES, SIZES
+from daifuku.world.scene import Scene, sample_scene
+
+
+def described(count: int, *, num_objects: int = 1, phrasing: str = "train") -> list[tuple[Scene, str]]:
+    rngs = (np.random.default_rng([1, index]) for index in range(count))
+    scenes = ((sample_scene(rng, num_objects=num_objects), rng) for rng in rngs)
+    return [(scene, describe(scene, rng, phrasing)) for scene, rng in scenes]
+
+
+def says(caption: str, words: tuple[str, ...]) -> bool:
+    return any(re.search(rf"\b{re.escape(word)}\b", caption.lower()) for word in words)
+
+
+def words_of(captions: list[str]) -> set[str]:
+    return {word for caption in captions for word in re.findall(r"[a-z0-9-]+", caption.lower())}
+
+
+def test_every_value_has_words_and_every_motion_phrases() -> None:
+    assert set(SHAPE_WORDS) == set(SHAPES)
+    assert set(COLOUR_WORDS) == set(COLOURS)
+    assert set(SIZE_WORDS) == set(SIZES)
+    assert set(BACKGROUND_WORDS) == set(BACKGROUNDS)
+    assert set(MOTION_PHRASES) == {*MOTIONS, COLLIDE}
+
+
+def test_a_caption_names_every_object_and_its_motion() -> None:
+    for num_objects, phrasing in product((1, 2), ("train", "unseen")):
+        for scene, caption in described(150, num_objects=num_objects, phrasing=phrasing):
+            for thing in scene.things:
+                assert says(caption, COLOUR_WORDS[thing.colour]), caption
+                assert says(caption, SHAPE_WORDS[thing.shape]), caption
+                if phrasing == "train":
+                    phrases = MOTION_PHRASES[thing.motion]
+                    assert says(caption, tuple(form for one in phrases for form in (one.verb, one.gerund))), caption
+
+
+def test_most_captions_name_the_right_background_and_size_and_none_a_wrong_size() -> None:
+    pairs = described(300)
+    assert np.mean([says(caption, BACKGROUND_WORDS[scene.background]) for scene, caption in pairs]) > 0.85
+    assert np.mean([says(caption, SIZE_WORDS[scene.things[0].size]) for scene, caption in pairs]) > 0.5
+    for scene, caption in pairs:
+        for size in set(SIZES) - {scene.things[0].size}:
+            assert not says(caption, SIZE_WORDS[size]), caption
+
+
+def test_every_word_of_the_vocabulary_turns_up() -> None:
+    words = words_of([caption for count in (1, 2) for _, caption in described(3000, num_objects=count)])
+    values = [*SHAPE_WORDS.values(), *COLOUR_WORDS.values(), *SIZE_WORDS.values(), *BACKGROUND_WORDS.values()]
+    phrases = [form for group in MOTION_PHRASES.values() for one in group for form in (one.verb, one.gerund)]
+    expected = words_of([word for group in values for word in group] + phrases + list(FLOURISHES))
+    assert expected <= words
+
+
+def test_unseen_phrasing_uses_only_words_of_training_in_sentences_training_never_makes() -> None:
+    seen = [caption for count in (1, 2) for _, caption in described(2500, num_objects=count)]
+    unseen = [caption for count in (1, 2) for _, caption in described(200, num_objects=count, phrasing="unseen")]
+    assert words_of(unseen) <= words_of(seen)
+    assert not {caption.lower() for caption in unseen} & {caption.lower() for caption in seen}
+
+
+def test_captions_are_short_and_mostly_different() -> None:
+    captions = [caption for count in (1, 2) for _, caption in described(300, num_objects=count)]
+    assert max(len(caption.split()) for caption in captions) <= MAX_WORDS
+    assert len(set(captions)) > 0.97 * len(captions)
+
+
+def test_articles_fit_their_nouns() -> None:
+    for _, caption in described(400):
+        assert not re.search(r"\ba [aeiou]", caption.lower()), caption
+        assert not re.search(r"\ban [^aeiou]", caption.lower()), caption
+
+
+def test_the_plain_caption_is_the_same_every_time_and_names_everything() -> None:
+    scene = sample_scene(np.random.default_rng(2))
+    caption = plain(scene)
+    thing = scene.things[0]
+    assert caption == plain(scene)
+    assert all(word in caption for word in (thing.size, thing.colour, thing.shape, scene.background))
