@@ -36,7 +36,7 @@ T = TypeVar("T")
 class Video:
     """A finished clip, and all that it takes to make it again."""
 
-    frames: UInt8[np.ndarray, "t height width 3"]
+    frames: UInt8[np.ndarray, "frames height width 3"]
     latents: Float[Tensor, "c t h w"]
     """Whitened, on the CPU."""
     request: ResolvedRequest
@@ -93,11 +93,11 @@ class Pipeline:
         solver: str | None = None,
         threshold_noise: float | None = None,
         linear_steps: int | None = None,
-        latents: Float[Tensor, "c t h w"] | None = None,
+        latents: Tensor | None = None,
     ) -> Video:
         """A prompt to a video. Left None, a parameter has the model's own default; `GenerateRequest` explains each.
 
-        `latents` is noise to start from instead of the seed's. Raises what `run` raises.
+        `latents` [12, t, h, w] is noise to start from instead of the seed's. Raises what `run` raises.
         """
         request = GenerateRequest(
             prompt=prompt,
@@ -121,9 +121,7 @@ class Pipeline:
         """The request as it will run on this model. Reads no weights. Raises InvalidRequest."""
         return request.resolved(self.parts.defaults)
 
-    def run(
-        self, request: GenerateRequest, *, latents: Float[Tensor, "c t h w"] | None = None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: GenerateRequest, *, latents: Tensor | None = None) -> Generator[Event, None, None]:
         """TextReady, a Step for each step, Frames as they are decoded, Done. Closing the generator cancels.
 
         Raises InvalidRequest at once, before any weight is read. While it runs: PromptCut warns that the prompt is too

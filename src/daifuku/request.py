@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, no_type_check
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
 from daifuku.errors import CheckpointError, InvalidRequest
@@ -51,6 +51,8 @@ def _number(
     return field(default=None, metadata=about | {"min": low, "max": high, "step": step, "per_step": per_step})
 
 
+# Whatever a user writes arrives here: a wrong kind of value is answered by InvalidRequest, not by a type checker.
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
     """What to generate. A field left None means the model's own default. A wrong value raises InvalidRequest."""

@@ -1,12 +1,14 @@
 """Folders written by diffusers, read by this package: the same velocities, pixels and clips."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 import daifuku
 from daifuku.text import load_text_encoder
-from tests.parity.conftest import Published
+from tests.parity.conftest import Published, spread, vae
 
 TOLERANCE = 2e-4
 PROMPT, NEGATIVE = "a small red ball bouncing on a gray background", "large blue square"
@@ -40,6 +42,20 @@ def test_the_vae_encodes_and_decodes_the_same(published: Published, size: tuple[
     assert_same(posterior.mean, expected.mean)
     assert_same(posterior.logvar, expected.logvar)
     assert_same(ours.decode(posterior.mean), theirs.decode(posterior.mean).sample)
+
+
+@torch.no_grad()
+def test_diffusers_as_it_comes_decodes_the_same_once_its_phantom_frames_are_out_of_reach(tmp_path: Path):
+    torch.manual_seed(4)
+    theirs = spread(vae())
+    theirs.save_pretrained(tmp_path / "vae")
+    latent = torch.randn(1, 12, 6, 2, 4)
+    ours, expected = daifuku.load_vae(tmp_path).decode(latent), theirs.decode(latent).sample
+    # The causal convolutions after the first up stage: two at half the frame rate, then four at the full one, each
+    # looking two frames back.
+    reach = 2 * 2 * 2 + 4 * 2
+    assert_same(ours[:, :, reach:], expected[:, :, reach:])
+    assert (ours - expected)[:, :, :6].abs().max() > 0.1, "the difference is gone: compare all frames again"
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, "zebra", "a " * 300], ids=["words", "letters", "too long"])

@@ -18,7 +18,7 @@ def say(line: str) -> None:
 class RunProgress:
     """Bars for one clip: its steps and its frames, each with count, rate and time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sampling: bool = True) -> None:
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
@@ -28,8 +28,9 @@ class RunProgress:
             # Paths go to stdout as they are, whatever is drawn here.
             redirect_stdout=False,
         )
-        self._steps = self._bars.add_task("reading the model", total=None, unit="step", seconds=0.0)
-        self._frames = self._bars.add_task("decoding", total=None, unit="frame", seconds=0.0, visible=False)
+        fields = {"total": None, "seconds": 0.0}
+        self._steps = self._bars.add_task("reading the model", unit="step", visible=sampling, **fields)
+        self._frames = self._bars.add_task("decoding", unit="frame", visible=not sampling, **fields)
 
     def __enter__(self) -> "RunProgress":
         self._bars.start()

@@ -11,23 +11,27 @@ import typer
 from daifuku.errors import InvalidRequest
 from daifuku.request import GenerateRequest, choices
 
+REQUEST_PANEL, MODEL_PANEL = "What to make", "Which model, and how it runs"
+"""Headings of the help page."""
+
+
+def _about_model(flag: str, placeholder: str, help: str) -> Any:
+    return typer.Option(flag, metavar=placeholder, help=help, rich_help_panel=MODEL_PANEL)
+
+
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="FOLDER|ID", help="Model folder or hub id; the small built-in model if not given."),
+    _about_model("--model", "FOLDER|ID", "Model folder or hub id; the small built-in model if not given."),
 ]
-Revision = Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")]
-Variant = Annotated[
-    str | None, typer.Option("--variant", metavar="NAME", help="Weights published under that name, such as bf16.")
-]
+Revision = Annotated[str | None, _about_model("--revision", "NAME", "Branch, tag or commit of a hub id.")]
+Variant = Annotated[str | None, _about_model("--variant", "NAME", "Weights published under that name, such as bf16.")]
 Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the fastest there is if not given.")
+    str | None, _about_model("--device", "NAME", "cpu, cuda, cuda:1 or mps; the fastest there is if not given.")
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(
-        "--dtype",
-        metavar="NAME",
-        help="float32, bfloat16 or float16; if not given float32 on a CPU, else what suits the weights.",
+    _about_model(
+        "--dtype", "NAME", "float32, bfloat16 or float16; if not given float32 on a CPU, else what suits the weights."
     ),
 ]
 Output = Annotated[
@@ -71,7 +75,13 @@ def _parameter(each: Field[Any]) -> inspect.Parameter:
         about = typer.Argument(help=each.metadata["help"], show_default=False)
     else:
         flag = "--" + each.name.replace("_", "-")
-        about = typer.Option(flag, metavar=each.metadata["placeholder"], help=_help(each), show_default=False)
+        about = typer.Option(
+            flag,
+            metavar=each.metadata["placeholder"],
+            help=_help(each),
+            show_default=False,
+            rich_help_panel=REQUEST_PANEL,
+        )
     return inspect.Parameter(
         each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, about]
     )

@@ -27,7 +27,9 @@ class Job:
 def job_from_flags(values: Mapping[str, Any], output: str | None) -> Job:
     """The request that the flags spell out. Raises InvalidRequest."""
     if "prompt" not in values:
-        raise InvalidRequest('there is no prompt. Try daifuku generate "a small red ball bouncing on a gray background".')
+        raise InvalidRequest(
+            'there is no prompt. Try daifuku generate "a small red ball bouncing on a gray background".'
+        )
     return Job(request=GenerateRequest.from_dict(values), output=output)
 
 
@@ -60,6 +62,8 @@ def repeated(request: ResolvedRequest, count: int) -> Iterator[ResolvedRequest]:
 
 def named(request: ResolvedRequest, output: str | None, *, alone: bool, ending: str = ".mp4") -> str:
     """Where a clip goes. A name that several clips were given gets each one's seed."""
+    from daifuku.media.formats import is_folder_name
+
     if output is None:
         slug = re.sub(r"\W+", "-", request.prompt.lower()).strip("-")
         if len(slug) > _SLUG_LENGTH:
@@ -67,10 +71,20 @@ def named(request: ResolvedRequest, output: str | None, *, alone: bool, ending: 
         return f"{OUTPUTS}/{slug or 'clip'}-{request.seed}{ending}"
     if alone:
         return output
-    if output.endswith("/"):
+    if is_folder_name(output):
         return f"{output.rstrip('/')}-{request.seed}/"
     path = Path(output)
     return str(path.with_name(f"{path.stem}-{request.seed}{path.suffix}"))
+
+
+def ending_of(clip: str) -> str:
+    """What the name of another clip of the same kind ends in."""
+    from daifuku.media.formats import FORMATS
+
+    path = Path(clip)
+    if path.is_dir():
+        return "/"
+    return path.suffix.lower() if path.suffix.lower() in FORMATS else ".mp4"
 
 
 def _job_from_line(line: str, values: Mapping[str, Any], output: str | None) -> Job:

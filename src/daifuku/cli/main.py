@@ -39,7 +39,7 @@ def main() -> None:
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(INTERRUPTED)
-    except Exception as error:  # noqa: BLE001: the last stop of every error on its way to the user
+    except Exception as error:  # noqa: BLE001 (the last stop of every error on its way to the user)
         if settings.debug:
             traceback.print_exc()
         elif isinstance(error, DaifukuError):
@@ -88,10 +88,11 @@ def _commands() -> Iterator[ModuleType]:
             yield module
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(VERSION)
         raise typer.Exit
+    return wanted
 
 
 if __name__ == "__main__":

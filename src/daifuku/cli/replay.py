@@ -1,7 +1,7 @@
 """A clip's record: reading it, and telling where it could not give the same clip again."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from daifuku.errors import InvalidRequest, MediaError
@@ -9,6 +9,9 @@ from daifuku.request import GenerateRequest
 
 if TYPE_CHECKING:
     from daifuku.runtime.build import ModelInfo
+
+LATENTS_ENDING = ".latents.safetensors"
+"""What the name of a clip's latents ends in, in place of the clip's suffix."""
 
 RECORD_KEY = "daifuku"
 """Where a latents file keeps the record of its clip, among the metadata of the safetensors format."""
@@ -30,9 +33,11 @@ class RecordedModel:
 class Record:
     """What it takes to make a clip again."""
 
+    source: str
+    found: Mapping[str, Any]
+    """The record as it was read."""
     request: GenerateRequest
     model: RecordedModel
-    versions: Mapping[str, str]
 
 
 def read_record(source: str) -> Record:
@@ -59,7 +64,9 @@ def parse_record(found: Mapping[str, Any], source: str) -> Record:
     if not found.get("noise_from_seed", True):
         raise InvalidRequest(f"{source} started from noise of its own, which its record does not hold.")
     if "decoded_by" in found:
-        raise InvalidRequest(f"{source} was decoded by another model than it was sampled with. Replay its parent instead.")
+        raise InvalidRequest(
+            f"{source} was decoded by another model than it was sampled with. Replay its parent instead."
+        )
     model = found.get("model")
     if isinstance(model, Mapping) and model.get("identity") is None:
         raise InvalidRequest(f"{source} was made by a model in memory, which no file holds.")
@@ -67,30 +74,24 @@ def parse_record(found: Mapping[str, Any], source: str) -> Record:
         known = {name: found["model"].get(name) for name in (each.name for each in fields(RecordedModel))}
         if not all(isinstance(known[name], str) for name in ("name", "identity", "device", "dtype")):
             raise TypeError
-        return Record(
-            request=GenerateRequest.from_dict(found["request"]),
-            model=RecordedModel(**known),
-            versions=dict(found.get("versions", {})),
-        )
+        request = GenerateRequest.from_dict(found["request"])
+        return Record(source=source, found=found, request=request, model=RecordedModel(**known))
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"the record of {source} is not complete.") from error
 
 
-def check_same_model(record: Record, info: "ModelInfo", source: str) -> None:
+def check_same_model(record: Record, info: "ModelInfo") -> None:
     """Raises InvalidRequest unless the model that was found is the one that made the clip."""
     if info.identity != record.model.identity:
         raise InvalidRequest(
-            f"{source} was made by the model {record.model.name} with weights {record.model.identity}, and "
-            f"{info.name} has weights {info.identity}: the clip would be another one. Where those weights have moved "
-            "to another place, name it with --model."
+            f"{record.source} was made by the model {record.model.name} with weights {record.model.identity}, and "
+            f"{info.name} has weights {info.identity}: the clip would be another one. If the old weights lie somewhere "
+            "else, name that place with --model."
         )
 
 
-def differences(record: Record, info: "ModelInfo", versions: Mapping[str, str]) -> list[str]:
-    """What is not as it was, and may change the last bits of the clip."""
-    now, then = asdict(info), asdict(record.model)
-    found = [f"{name} {now[name]} instead of {then[name]}" for name in ("device", "dtype") if now[name] != then[name]]
-    then = record.versions
-    return found + [
-        f"{name} {now} instead of {then[name]}" for name, now in versions.items() if then.get(name, now) != now
-    ]
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two records differ that may change the last bits of a clip: device, precision and versions."""
+    pairs = [(name, then["model"].get(name), now["model"][name]) for name in ("device", "dtype")]
+    pairs += [(name, then.get("versions", {}).get(name), version) for name, version in now["versions"].items()]
+    return [f"{name} is {new} instead of {old}" for name, old, new in pairs if new != old]

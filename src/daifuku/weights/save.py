@@ -40,7 +40,7 @@ def save_dit(
     if layout == "original":
         write_safetensors(Path(folder) / "dit.safetensors", entries)
         return
-    config = _transformer_config(model.config)
+    config = transformer_config(model.config)
     write_shards(Path(folder) / "transformer", STEM, entries, max_shard_bytes)
     write_json(Path(folder) / "transformer" / "config.json", config)
 
@@ -67,7 +67,7 @@ def save_vae(
         for part, its_entries in entries.items():
             write_safetensors(folder / f"{part}.safetensors", its_entries)
         return
-    config = _vae_config(model)
+    config = vae_config(model)
     write_shards(folder / "vae", STEM, [entry for part in entries.values() for entry in part], max_shard_bytes)
     write_json(folder / "vae" / "config.json", config)
 
@@ -128,7 +128,8 @@ def _piece(stored: Stored, tensor: Tensor, piece: int) -> Tensor:
     return to_theirs(stored, tensor)[piece]
 
 
-def _transformer_config(config: DiTConfig) -> dict[str, Any]:
+def transformer_config(config: DiTConfig) -> dict[str, Any]:
+    """What transformer/config.json says. Raises InvalidRequest when diffusers cannot build these sizes."""
     widths = {"video": (config.video_width, config.video_mlp_width), "text": (config.text_width, config.text_mlp_width)}
     for stream, (width, mlp_width) in widths.items():
         # diffusers has no setting for this width: it computes it, and a model without text MLPs has none.
@@ -156,7 +157,8 @@ def _transformer_config(config: DiTConfig) -> dict[str, Any]:
     }
 
 
-def _vae_config(model: AsymmVAE) -> dict[str, Any]:
+def vae_config(model: AsymmVAE) -> dict[str, Any]:
+    """What vae/config.json says. Raises InvalidRequest when diffusers cannot build these sizes."""
     if model.encoder is None or model.decoder is None:
         raise InvalidRequest("the diffusers layout holds a whole VAE, and one half is absent: use layout='original'")
     encoder, decoder = model.encoder.config, model.decoder.config

@@ -207,22 +207,22 @@ def plain(scene: Scene) -> str:
     return f"{subject} on a {BACKGROUND_WORDS[scene.background][0]} background"
 
 
-def describe(scene: Scene, rng: np.random.Generator, phrasing: str = "train") -> str:
+def describe(scene: Scene, rng: np.random.Generator, phrasing: str = "train", *, complete: bool = False) -> str:
     """Describe a scene in words of one's own.
 
     With phrasing `unseen`, sentence forms and motion phrases are those kept out of training. Size and background are
-    sometimes left unsaid, unless the phrasing is unseen.
+    sometimes left unsaid, unless the description is to be complete.
     """
     assert phrasing in ("train", "unseen"), phrasing
     while True:
-        caption = _sentence(scene, rng, phrasing)
+        caption = _sentence(scene, rng, phrasing, complete)
         if len(caption.split()) <= MAX_WORDS:
             return caption
 
 
-def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str) -> str:
+def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str, complete: bool) -> str:
     background = _usual(rng, BACKGROUND_WORDS[scene.background])
-    with_size = rng.random() < 0.6
+    with_size = rng.random() < 0.6 or complete
     nouns = [_noun(thing, rng, with_size) for thing in scene.things]
     phrases = [_motion(thing, rng, phrasing) for thing in scene.things]
     parts = {
@@ -231,7 +231,10 @@ def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str) -> str:
         "place": _pick(rng, PLACES).format(background),
         "be": "is",
     }
-    forms = UNSEEN_FORMS if phrasing == "unseen" else FORMS if rng.random() < 0.92 else FORMS_WITHOUT_PLACE
+    if phrasing == "unseen":
+        forms = UNSEEN_FORMS
+    else:
+        forms = FORMS if rng.random() < 0.92 or complete else FORMS_WITHOUT_PLACE
     form = _pick(rng, forms)
     if len(nouns) == 2 and scene.things[0].motion == COLLIDE:
         parts |= {"subject": f"{nouns[0]} and {nouns[1]}", "be": "are"}

@@ -121,9 +121,7 @@ def test_features_of_a_trainable_encoder_carry_no_graph(load: Callable[[bool], T
 
 
 def test_a_folder_without_a_tokenizer_is_refused_rather_than_read_as_an_empty_one(folder: Path):
-    with pytest.raises(
-        ModelNotFound, match=r"no tokenizer in .*text_encoder: it needs tokenizer\.json or spiece\.model"
-    ):
+    with pytest.raises(ModelNotFound, match=r"no tokenizer in .*: it needs tokenizer\.json or spiece\.model"):
         load_text_encoder(folder / "text_encoder", folder / "text_encoder", zero_empty=True)
 
 

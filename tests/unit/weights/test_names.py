@@ -11,9 +11,11 @@ import torch
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
 from daifuku.errors import CheckpointError
 from daifuku.model.dit import AsymmDiT
+from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.weights.names import Layout, Part, name_table, of_part, recognise, to_ours, to_theirs
+from daifuku.weights.save import transformer_config, vae_config
 from daifuku.weights.sizes import decoder_config, dit_config, encoder_config
 
 PUBLISHED = json.loads(
@@ -119,6 +121,14 @@ def test_block_counts_may_be_zero_anywhere(num_blocks: tuple[int, int, int, int,
 def test_a_shape_that_tells_no_size_is_named():
     with pytest.raises(CheckpointError, match=r"pos_frequencies has shape \[3, 4\] where 3 axes belong"):
         dit_config({"pos_frequencies": (3, 4)})
+
+
+def test_the_configurations_we_write_are_the_published_ones(full_size: dict[str, Any]):
+    names = {"_class_name", "_diffusers_version"}
+    transformer = transformer_config(DiTConfig())
+    vae = vae_config(AsymmVAE(full_size["encoder"], full_size["decoder"], MOCHI_STATS))
+    assert {key: transformer[key] for key in transformer.keys() - names} == PUBLISHED["diffusers"]["transformer_config"]
+    assert {key: vae[key] for key in vae.keys() - names} == PUBLISHED["diffusers"]["vae_config"]
 
 
 def test_the_statistics_are_the_published_ones():

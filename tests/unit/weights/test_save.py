@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,10 @@ def small_vae(decoder_blocks: tuple[int, int, int, int, int] = (0, 1, 1, 2, 1)) 
     return AsymmVAE(Encoder(encoder), Decoder(decoder), STATS).requires_grad_(False)
 
 
+def drop_first_frames(block: Any, _: Any, out: Any) -> Any:
+    return out[0][:, :, block.temporal_expansion - 1 :], out[1]
+
+
 @pytest.mark.parametrize("lengths", [(5, 12), (0, 9), (0, 0), (12, 12)])
 def test_diffusers_computes_the_same_velocity_from_a_saved_folder(tmp_path: Path, lengths: tuple[int, int]):
     ours = small_dit()
@@ -71,7 +76,7 @@ def test_diffusers_encodes_and_decodes_the_same_from_a_saved_folder(tmp_path: Pa
     # drops them stage by stage, and so does diffusers here.
     theirs.drop_last_temporal_frames = False
     for block in theirs.decoder.up_blocks:
-        block.register_forward_hook(lambda block, _, out: (out[0][:, :, block.temporal_expansion - 1 :], out[1]))
+        block.register_forward_hook(drop_first_frames)
     with torch.no_grad():
         torch.testing.assert_close(ours.decode(latent), theirs.decode(latent)[0], atol=TOLERANCE, rtol=0)
     assert tuple(theirs.config["latents_std"]) == STATS.std
@@ -79,7 +84,7 @@ def test_diffusers_encodes_and_decodes_the_same_from_a_saved_folder(tmp_path: Pa
 
 def test_diffusers_reads_the_scheduler(tmp_path: Path):
     write_scheduler(tmp_path)
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "scheduler")
     assert scheduler.config["invert_sigmas"] and scheduler.config["num_train_timesteps"] == 1000
 
 

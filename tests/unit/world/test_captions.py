@@ -60,8 +60,17 @@ def test_most_captions_name_the_right_background_and_size_and_none_a_wrong_size(
             assert not says(caption, SIZE_WORDS[size]), caption
 
 
+def test_a_complete_description_always_gives_size_and_background() -> None:
+    for index in range(150):
+        rng = np.random.default_rng(index)
+        scene = sample_scene(rng)
+        caption = describe(scene, rng, complete=True)
+        assert says(caption, SIZE_WORDS[scene.things[0].size]), caption
+        assert says(caption, BACKGROUND_WORDS[scene.background]), caption
+
+
 def test_every_word_of_the_vocabulary_turns_up() -> None:
-    words = words_of([caption for count in (1, 2) for _, caption in described(3000, num_objects=count)])
+    words = words_of([caption for count in (1, 2) for _, caption in described(1500, num_objects=count)])
     values = [*SHAPE_WORDS.values(), *COLOUR_WORDS.values(), *SIZE_WORDS.values(), *BACKGROUND_WORDS.values()]
     phrases = [form for group in MOTION_PHRASES.values() for one in group for form in (one.verb, one.gerund)]
     expected = words_of([word for group in values for word in group] + phrases + list(FLOURISHES))
@@ -69,8 +78,8 @@ def test_every_word_of_the_vocabulary_turns_up() -> None:
 
 
 def test_unseen_phrasing_uses_only_words_of_training_in_sentences_training_never_makes() -> None:
-    seen = [caption for count in (1, 2) for _, caption in described(2500, num_objects=count)]
-    unseen = [caption for count in (1, 2) for _, caption in described(200, num_objects=count, phrasing="unseen")]
+    seen = [caption for count in (1, 2) for _, caption in described(1500, num_objects=count)]
+    unseen = [caption for count in (1, 2) for _, caption in described(100, num_objects=count, phrasing="unseen")]
     assert words_of(unseen) <= words_of(seen)
     assert not {caption.lower() for caption in unseen} & {caption.lower() for caption in seen}
 
