@@ -15,7 +15,7 @@ TEST := $(VENV)/.test-installed
 
 export PROMPT
 
-.PHONY: help video test lint fix types slow tiny evaluate lock clean
+.PHONY: help video test lint fix types slow tiny evaluate docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -64,6 +64,9 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) >&2
+
+docs: $(TEST) ## measure the built-in model again, and refresh the figures and pictures of the pages
+	$(BIN)/python docs/refresh.py
 
 lock: ## write requirements/*.lock again from pyproject.toml, in a throw-away environment
 	rm -rf .venv-lock

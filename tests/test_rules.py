@@ -22,6 +22,7 @@ LAYERS = (
     {"pipeline", "train", "evaluate"},
     {"__init__"},
     {"cli", "server"},
+    {"__main__"},
 )
 """Rooms from the lowest layer up. Rooms of one layer never import each other, but for the single files of the lowest;
 the package's front door, `__init__`, lies just below the commands that come in through it."""
@@ -178,8 +179,9 @@ def says_what_public_things_are_for(source: Source) -> Iterator[str]:
     if ast.get_docstring(source.tree) is None:
         yield "the file has no docstring"
     for node in source.tree.body:
-        public = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_"
-        if public and ast.get_docstring(node) is None:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
             yield f"line {node.lineno}: {node.name} has no docstring"
 
 

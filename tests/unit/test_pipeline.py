@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig
 from daifuku.errors import InvalidRequest, NonFiniteLatent
-from daifuku.events import Done, Event, Frames, Step, TextReady
+from daifuku.events import Done, Frames, Step, TextReady
 from daifuku.media.read import read_metadata, read_video
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
-from daifuku.pipeline import Pipeline, Video, provenance
+from daifuku.pipeline import Pipeline, provenance
 from daifuku.request import GenerateRequest
 from daifuku.runtime.build import Parts
 from daifuku.sample.noise import seeded_noise
@@ -279,12 +278,22 @@ def test_the_call_knows_every_field_of_a_request() -> None:
 
 def test_every_keyword_of_the_call_reaches_the_request(model: Model) -> None:
     asked = {
-        **{"negative_prompt": "no", "height": 32, "width": 16, "num_frames": 1, "num_inference_steps": 2},
-        **{"guidance_scale": (2.0, 1.0), "seed": 5, "fps": 9, "solver": "heun", "threshold_noise": 0.2},
+        "negative_prompt": "no",
+        "height": 32,
+        "width": 16,
+        "num_frames": 1,
+        "num_inference_steps": 2,
+        "guidance_scale": (2.0, 1.0),
+        "seed": 5,
+        "fps": 9,
+        "solver": "heun",
+        "threshold_noise": 0.2,
         "linear_steps": 0,
     }
     video = model.pipe("ball", **asked)
-    assert {"prompt": "ball", **asked} == {each.name: getattr(video.request, each.name) for each in fields(GenerateRequest)}
+    assert {"prompt": "ball", **asked} == {
+        each.name: getattr(video.request, each.name) for each in fields(GenerateRequest)
+    }
 
 
 def test_a_prompt_that_fits_is_not_cut(model: Model) -> None:
@@ -329,8 +338,12 @@ def test_the_record_of_a_video_says_how_it_was_made(model: Model, tmp_path: Path
     assert record == provenance(video)
     assert record["request"] == video.request.to_dict() and record["request"]["seed"] == 7
     assert record["model"] == {
-        **{"name": "some/model", "revision": "main", "variant": None, "identity": "0123abcd"},
-        **{"device": "cpu", "dtype": "float32"},
+        "name": "some/model",
+        "revision": "main",
+        "variant": None,
+        "identity": "0123abcd",
+        "device": "cpu",
+        "dtype": "float32",
     }
     assert set(record["versions"]) == {"daifuku", "torch", "python"}
     assert set(record["timings"]) == {"text_s", "sampling_s", "decoding_s"} and record["noise_from_seed"] is True

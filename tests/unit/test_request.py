@@ -41,7 +41,10 @@ def request(**values: Any) -> GenerateRequest:
         ({"solver": "dpm"}, "Try euler or heun."),
         ({"threshold_noise": 0.0}, "Try 0.001."),
         ({"num_inference_steps": 8, "linear_steps": 8}, "Try 4, or at most 7."),
-        ({"num_inference_steps": 3, "guidance_scale": [1.0, 2.0]}, "Try 3 values, a single one, or num_inference_steps=2."),
+        (
+            {"num_inference_steps": 3, "guidance_scale": [1.0, 2.0]},
+            "Try 3 values, a single one, or num_inference_steps=2.",
+        ),
         ({"guidance_scale": []}, "Try one number"),
         ({"guidance_scale": [1.0, 500.0]}, "guidance_scale[1]=500.0 is out of range"),
     ],
@@ -166,7 +169,8 @@ def test_fields_left_open_are_not_written_down() -> None:
 
 
 @pytest.mark.parametrize(
-    "key, near", [("steps", "num_inference_steps"), ("promt", "prompt"), ("guidence_scale", "guidance_scale"), (3, "seed")]
+    "key, near",
+    [("steps", "num_inference_steps"), ("promt", "prompt"), ("guidence_scale", "guidance_scale"), (3, "seed")],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_field(key: Any, near: str) -> None:
     with pytest.raises(InvalidRequest, match=near):

@@ -10,7 +10,7 @@ import typer
 from daifuku.cli.console import RunProgress, say
 from daifuku.cli.flags import Device, Dtype, Json, Model, Output, Revision, Variant
 from daifuku.cli.replay import RECORD_KEY
-from daifuku.config import MOCHI_STATS
+from daifuku.config import MOCHI_STATS, PATCH
 from daifuku.errors import InvalidRequest
 from daifuku.request import GenerateRequest, LatentShape
 
@@ -52,7 +52,7 @@ def decode(
     latent, record = _read(latents)
     recorded = record.get("model", {}) if model is None else {}
     if recorded:
-        model, revision, variant = recorded["name"], recorded["revision"], recorded["variant"]
+        model, revision, variant = (recorded.get(name) for name in ("name", "revision", "variant"))
     pipe = load(model, revision=revision, variant=variant, device=device, dtype=dtype)
     shape = LatentShape(frames=latent.shape[1], height=latent.shape[2], width=latent.shape[3])
     if fps is None:
@@ -88,7 +88,11 @@ def _read(file: str) -> tuple["Tensor", dict[str, Any]]:
             f"{file} holds {latents.dtype} {list(latents.shape)}; "
             f"latents are floats [{NUM_CHANNELS}, frames, height, width]."
         )
-    return latents.float(), json.loads(metadata.get(RECORD_KEY, "{}"))
+    if any(side % PATCH for side in latents.shape[2:]):
+        raise InvalidRequest(f"{file} holds latents {list(latents.shape)}: height and width must be even.")
+    record = json.loads(metadata.get(RECORD_KEY, "{}"))
+    complete = all(isinstance(record.get(name), dict) for name in ("request", "model"))
+    return latents.float(), record if complete else {}
 
 
 def _record_of_clip(record: dict[str, Any], info: "ModelInfo", file: str, fps: int) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _record_of_clip(record: dict[str, Any], info: "ModelInfo", file: str, fps: i
     if not record:
         return {"latents": file, "fps": fps, "decoded_by": asdict(info)}
     record = {**record, "request": {**record["request"], "fps": fps}}
-    return record if record["model"]["identity"] == info.identity else record | {"decoded_by": asdict(info)}
+    return record if record["model"].get("identity") == info.identity else record | {"decoded_by": asdict(info)}
 
 
 COMMAND = decode

@@ -41,8 +41,10 @@ class Finding:
 
 def doctor(as_json: Json = False) -> None:
     """Show what this machine can do, and why not. Exits with 1 if it cannot generate at all."""
-    findings = [finding for look in LOOKS for finding in look()]
-    ready = not any(finding.needed and finding.problem for finding in findings)
+    findings = [*look_at_machine(), *look_at_libraries()]
+    if _ready(findings):
+        findings += [finding for look in WITH_LIBRARIES for finding in look()]
+    ready = _ready(findings)
     if as_json:
         print(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
@@ -154,6 +156,10 @@ def look_at_models() -> Iterator[Finding]:
         yield Finding(section="models", name=model, value="in the cache" if there else "", problem=reason)
 
 
+def _ready(findings: list[Finding]) -> bool:
+    return not any(finding.needed and finding.problem for finding in findings)
+
+
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.1f} GiB"
 
@@ -170,13 +176,12 @@ def _page(findings: list[Finding]) -> str:
     return "\n".join(lines[1:])
 
 
-LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    look_at_machine,
-    look_at_libraries,
+WITH_LIBRARIES: tuple[Callable[[], Iterator[Finding]], ...] = (
     look_at_devices,
     look_at_files,
     look_at_solvers,
     look_at_models,
 )
+"""Looks that need the libraries to be there."""
 
 COMMAND = doctor

@@ -160,7 +160,7 @@ def _make(pipe: "Pipeline", clip: Clip, *, save_latents: bool) -> dict[str, Any]
                     writer.attach(LATENTS_ENDING, save({"latents": event.video.latents.contiguous()}, about))
     if writer.path != Path(clip.output):
         say(f"{clip.output} exists, so this clip is {writer.path}")
-    latents = str(writer.path.with_suffix(LATENTS_ENDING)) if save_latents else None
+    latents = str(writer.beside(LATENTS_ENDING)) if save_latents else None
     return {"path": str(writer.path), "latents": latents, **writer.metadata}
 
 

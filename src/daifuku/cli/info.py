@@ -133,7 +133,7 @@ def _part(name: str, paths: Sequence[Path], sizes: Mapping[str, Any], prefix: st
                         num_tensors += 1
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or cut short ({error}); download or copy it again.") from error
-    return Part(name=name, parameters=sum(dtypes.values()), tensors=num_tensors, dtypes=dtypes, sizes=sizes)
+    return Part(name=name, parameters=sum(dtypes.values()), tensors=num_tensors, dtypes=dict(dtypes), sizes=sizes)
 
 
 def _page(found: Description) -> str:

@@ -39,7 +39,7 @@ def jobs_from_sweep(file: str, values: Mapping[str, Any], output: str | None) ->
     Raises InvalidRequest naming the line that is wrong.
     """
     try:
-        lines = Path(file).read_text("utf-8").splitlines()
+        lines = Path(file).read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InvalidRequest(f"the sweep {file} cannot be read: {reason}.") from error
@@ -72,7 +72,7 @@ def named(request: ResolvedRequest, output: str | None, *, alone: bool, ending: 
     if alone:
         return output
     if is_folder_name(output):
-        return f"{output.rstrip('/')}-{request.seed}/"
+        return f"{Path(output)}-{request.seed}/"
     path = Path(output)
     return str(path.with_name(f"{path.stem}-{request.seed}{path.suffix}"))
 

@@ -22,7 +22,7 @@ POSITION_NOISE = 0.004
 LEAST_GRAVITY = 0.8
 """Fitted acceleration from which a track counts as a throw, a fall or a bounce; a third of the world's gravity."""
 
-STILL_RANGE = 0.03
+STILL_RANGE = 0.05
 """An object whose centre keeps within a range this small does not move, in picture sides."""
 
 
@@ -151,7 +151,8 @@ def _pendulum(time: Times, points: Points) -> Law | None:
     rates = [(2 * np.pi / period,) for period in np.linspace(2.2, 3.8, 30)]
     found, left, _ = _search(basis, rates, points.T.reshape(-1), steps=(0.05,))
     wide, high = np.hypot(found[1], found[2]), np.hypot(found[4], found[5])
-    if not (0.1 < wide < 0.6 and high < 0.5 * wide):
+    # A string of length l makes the second wave wide^2 / 4 l high; lengths from 0.25 to 1.25 will do.
+    if not (0.12 < wide < 0.6 and 0.2 < high / wide**2 < 1):
         return None
     return Law(motion="pendulum", residual=left * np.sqrt(2), num_parameters=7)
 

@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from daifuku.evaluate.laws import explain
 from daifuku.world.factors import BACKGROUNDS, COLOURS, RGB, SHAPES, SIZES
+from daifuku.world.render import tether_colour
 from daifuku.world.shapes import AREA, REACH, SIGNED_DISTANCE
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 Cover = Float[np.ndarray, "t h w"]
-Picture = Float[np.ndarray, "high ..."]
-Row = Float[np.ndarray, "columns"]
+Picture = Float[np.ndarray, "high wide ..."]
+Patch = Float[np.ndarray, "y x ..."]
 Choice = Bool[np.ndarray, "t"]
 
 VISIBLE_DIFFERENCE = 16.0
@@ -77,7 +78,8 @@ def read(frames: Frames, *, fps: int = 20) -> Reading:
     if found is None:
         return empty
     colour, paint = found
-    cover = _cover(frames, ground, paint, reach=1.1 * max(REACH.values()) * max(SIZES.values()) * side)
+    ink = np.array(tether_colour(empty.background))
+    cover = _cover(frames, ground, paint, ink, reach=1.1 * max(REACH.values()) * max(SIZES.values()) * side)
     area = cover.sum(axis=(1, 2))
     shown = area > LEAST_AREA * min(AREA.values()) * (min(SIZES.values()) * side) ** 2
     if not shown.any():
@@ -86,7 +88,7 @@ def read(frames: Frames, *, fps: int = 20) -> Reading:
     trusted = whole if whole.sum() >= 5 else shown
     centres = _centres(cover)
     shape = _shape(cover, centres, area, trusted)
-    radius = np.sqrt(np.median(area[trusted]) / AREA[shape]) / side
+    radius = float(np.sqrt(np.median(area[trusted]) / AREA[shape])) / side
     law = explain(np.flatnonzero(trusted) / fps, centres[trusted] / side)
     still = law is not None and law.motion == "rest"
     turns = still and _turning(frames[trusted], centres[trusted], radius * side) > TURNING * np.linalg.norm(
@@ -148,25 +150,31 @@ def _object_colour(frames: Frames, difference: Cover) -> tuple[str, Float[np.nda
     return tuple(COLOURS)[winner], np.median(pixels[away.argmin(axis=1) == winner], axis=0)
 
 
-def _cover(frames: Frames, ground: np.ndarray, paint: np.ndarray, *, reach: float) -> Cover:
+def _cover(frames: Frames, ground: np.ndarray, paint: np.ndarray, ink: np.ndarray, *, reach: float) -> Cover:
     """Share of every pixel that the object covers.
 
     A pixel that is a mixture of background and object says how much of each by its place on the line between the two
-    colours; a pixel far off that line is something else: a string, a spring, a mark. So is a pixel out of the reach of
-    the object's middle.
+    colours. A pixel far off that line, or nearer the line towards the ink of strings and springs, is something else;
+    so is a pixel out of the reach of the object's middle.
     """
-    towards = (paint - ground).astype(np.float32)
-    contrast = np.linalg.norm(towards)
     offset = frames - ground.astype(np.float32)
-    share = offset @ (towards / contrast**2)
-    off_line = np.linalg.norm(offset - share[..., None] * towards, axis=-1) / contrast
-    cover = np.where(off_line < 0.4, np.clip(share, 0, 1), 0)
+    share, off_line = _along_line(offset, paint - ground)
+    _, off_ink = _along_line(offset, ink - ground)
+    contrast = np.linalg.norm(paint - ground)
+    cover = np.where((off_line < 0.4 * contrast) & (off_line < off_ink), np.clip(share, 0, 1), 0)
     cover[cover < 0.15] = 0
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
     for _ in range(2):
         middle = _centres(cover)[:, :, None, None]
         cover = np.where((x + 0.5 - middle[:, 0]) ** 2 + (y + 0.5 - middle[:, 1]) ** 2 < reach**2, cover, 0)
     return cover
+
+
+def _along_line(offset: Float[np.ndarray, "t h w 3"], towards: Shaped[np.ndarray, "3"]) -> tuple[Cover, Cover]:
+    """How far along a line from the origin each colour's nearest point lies, as a share, and its distance from it."""
+    towards = towards.astype(np.float32)
+    share = np.maximum(offset @ (towards / (towards @ towards)), 0)
+    return share, np.linalg.norm(offset - share[..., None] * towards, axis=-1)
 
 
 def _centres(cover: Cover) -> Float[np.ndarray, "t 2"]:
@@ -186,7 +194,7 @@ def _shape(cover: Cover, centres: np.ndarray, area: np.ndarray, trusted: np.ndar
     """The shape whose outline, turned as fits best, overlaps the object best on average over the frames."""
     chosen = np.flatnonzero(trusted)
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, NUM_COMPARED).round().astype(int))]
-    patches = np.stack([_patch(cover[i], centres[i], PATCH_REACH * np.sqrt(area[i])) for i in chosen])
+    patches = np.stack([_patch(cover[i], centres[i], PATCH_REACH * float(np.sqrt(area[i]))) for i in chosen])
     overlaps = {}
     for shape in SHAPES:
         masks = _templates(shape)
@@ -209,14 +217,14 @@ def _templates(shape: str) -> Float[np.ndarray, "turns y x"]:
     return np.stack(masks)
 
 
-def _patch(picture: Picture, centre: np.ndarray, half: float) -> Picture:
+def _patch(picture: Picture, centre: np.ndarray, half: float) -> Patch:
     """A square around a centre, resampled bilinearly; beyond the picture its border is continued."""
     x, y = (centre[axis] - 0.5 + half * np.linspace(-1, 1, PATCH_SIZE) for axis in (0, 1))
     picture = _along(picture, y)
     return _along(picture.swapaxes(0, 1), x).swapaxes(0, 1)
 
 
-def _along(picture: Picture, places: Row) -> Float[np.ndarray, "columns ..."]:
+def _along(picture: Picture, places: np.ndarray) -> Patch:
     """Linear interpolation along the first axis."""
     places = np.clip(places, 0, len(picture) - 1)
     low = np.minimum(places.astype(int), len(picture) - 2)

@@ -114,7 +114,7 @@ class FolderEncoder:
 
 
 def _to_yuv(picture: av.VideoFrame) -> av.VideoFrame:
-    """The same picture in BT.709, the matrix that players take for untagged and tagged files alike."""
+    """The same picture in the colour space that the file's tags name: BT.709 with limited range."""
     yuv = picture.reformat(
         format="yuv420p",
         dst_colorspace=Colorspace.ITU709,

@@ -70,6 +70,8 @@ def format_of(path: str | Path) -> Format:
     if key not in FORMATS:
         what = f"nothing here writes {key!r} files" if key else "the name has no suffix"
         raise UnwritableOutput(f"{os.fspath(path)}: {what}. Names that work: {_working_names(path)}.")
+    if Path(path).name in ("", ".."):
+        raise UnwritableOutput(f"{os.fspath(path)}: a clip needs a folder of its own. A name that works: frames/.")
     return FORMATS[key]
 
 
@@ -95,9 +97,10 @@ def check_output(path: str | Path) -> None:
         probe = folder / temporary_name(Path(path)).name
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UnwritableOutput(
-            f"{os.fspath(path)}: no such file can be written in {folder} ({error.strerror}). "
+            f"{os.fspath(path)!r}: no such file can be written in {str(folder)!r} ({reason}). "
             f"Choose a folder you may write to, such as {Path.home()}."
         ) from error
 

@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
+_TAKEN_FOR_A_FILE = (errno.EEXIST,)
+_TAKEN_FOR_A_FOLDER = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+"""How the system says that there is something of that name: for a folder a full folder, or a file."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -57,21 +59,23 @@ def _move_all(temporaries: Sequence[Path], names: Sequence[Path]) -> bool:
 
 def _move(temporary: Path, name: Path) -> bool:
     """Rename, unless the name is taken. A plain rename would overwrite a file; a hard link never does."""
+    is_folder = temporary.is_dir()
+    taken = _TAKEN_FOR_A_FOLDER if is_folder else _TAKEN_FOR_A_FILE
     try:
-        if temporary.is_dir():
+        if is_folder:
             temporary.rename(name)
             return True
         try:
             os.link(temporary, name)
             temporary.unlink()
         except OSError as error:
-            if error.errno in _TAKEN:
+            if error.errno in taken:
                 raise
             # Some file systems have no hard links: there an empty file holds the name until the rename.
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             temporary.replace(name)
     except OSError as error:
-        if error.errno in _TAKEN:
+        if error.errno in taken:
             return False
         raise
     return True

@@ -58,8 +58,9 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         with _opened(path) as container:
             # Matroska writes the names of its entries in capitals.
             record = {name.lower(): value for name, value in container.metadata.items()}.get(TAG)
-    if record is None and (beside := path if path.suffix == ".json" else path.with_suffix(".json")).exists():
-        record = beside.read_text("utf-8")
+    if record is None:
+        beside = path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
+        record = beside.read_text("utf-8") if beside.exists() else None
     if record is None:
         return None
     try:

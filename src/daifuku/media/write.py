@@ -71,6 +71,11 @@ class VideoWriter:
         with self._disk_errors():
             self._new_temporary(ending).write_bytes(content)
 
+    def beside(self, ending: str) -> Path:
+        """Where a file that was attached lies, once the block has ended."""
+        stem = self.path.name if self._is_folder else self.path.stem
+        return self.path.with_name(stem + ending)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -1,5 +1,6 @@
 """The asymmetric diffusion transformer: embed, blocks, unembed."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,8 @@ class AsymmDiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.text_multiple = 1
+        """Text is cut to a multiple of so many tokens: one large multiple means one shape, and one compilation."""
         self.patch_embed = PatchEmbed(config)
         self.time_embed = TimeEmbed(config)
         self.caption_pool = CaptionPool(config)
@@ -66,7 +69,7 @@ class AsymmDiT(nn.Module):
         """Tokens, conditioning and rotary angles. Padding text is cut off where no caption of the batch needs it."""
         dtype = self.text_proj.weight.dtype
         frames, rows, cols = latent.shape[2], latent.shape[3] // PATCH, latent.shape[4] // PATCH
-        text, mask, lengths = pack_valid(text.to(dtype), mask)
+        text, mask, lengths = pack_valid(text.to(dtype), mask, self.text_multiple)
         return Embedded(
             video=self.patch_embed(latent.to(dtype)),
             text=self.text_proj(text),
@@ -82,14 +85,14 @@ class AsymmDiT(nn.Module):
 
 
 def pack_valid(
-    text: Float[Tensor, "b l features"], mask: Bool[Tensor, "b l"]
+    text: Float[Tensor, "b l features"], mask: Bool[Tensor, "b l"], multiple: int = 1
 ) -> tuple[Float[Tensor, "b m features"], Bool[Tensor, "b m"], Lengths]:
-    """Moves the valid tokens to the front and cuts the rest where every caption has ended.
+    """Moves the valid tokens to the front and cuts the rest at the first `multiple` where every caption has ended.
 
     Text carries no positions, so its order does not matter to the model.
     """
     lengths = mask.sum(dim=1)
-    longest, shortest = int(lengths.max()), int(lengths.min())
-    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    kept = min(math.ceil(int(lengths.max()) / multiple) * multiple, mask.shape[1])
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
     packed = torch.take_along_dim(text, order.unsqueeze(-1), dim=1)
-    return packed, torch.take_along_dim(mask, order, dim=1), None if shortest == longest else lengths
+    return packed, torch.take_along_dim(mask, order, dim=1), None if int(lengths.min()) == kept else lengths

@@ -92,7 +92,7 @@ class TinySettings:
     vae: LoopSettings = VAE_LOOP
     vae_losses: VAELossSettings = field(default_factory=VAELossSettings)
     decoder: LoopSettings = DECODER_LOOP
-    num_clips: int = 24 * 1024
+    num_clips: int = 16 * 1024
     """Clips whose latents the DiT learns from."""
     num_validation_clips: int = 24
     """Clips that the VAE is measured on."""
@@ -231,8 +231,9 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
     }
     model = new_text_to_video(len(tokenizer)).to(settings.device)
     if settings.compile:
+        model.dit.text_multiple = num_tokens
         for block in model.dit.blocks:
-            block.compile()
+            block.compile(dynamic=False)
     yield from train_dit(
         model,
         lambda step: sets["train"].batch(step, settings.dit_losses.batch_size, settings.dit.seed),

@@ -125,7 +125,9 @@ def _folder(root: Path, variant: str | None, wanted: frozenset[str]) -> ModelFil
 
 def _diffusers_folder(root: Path, variant: str | None, wanted: frozenset[str]) -> ModelFiles:
     found = {part: _find_weights(root / FOLDERS[part], STEMS[part], variant) for part in wanted}
-    if variant is not None and all(choice is None for _, choice in found.values()):
+    # Text encoders are often published plainly only, so they do not tell whether a variant exists.
+    choices = [choice for part, (_, choice) in found.items() if part != "text"]
+    if variant is not None and choices and not any(choices):
         raise ModelNotFound(f"{root} has no weights of variant {variant!r}; {_what_is_there(root, wanted)}")
     for part, (weights, _) in found.items():
         if not weights:

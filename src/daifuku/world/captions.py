@@ -161,7 +161,10 @@ UNSEEN_PHRASES = {
     "rest": (Phrase("lies on the floor", "lying on the floor"),),
     COLLIDE: (Phrase("crash head-on", "crashing head-on"),),
 }
-"""Ways to name the motions that training never uses, made only of words that it does use; short, for two objects share a sentence."""
+"""Ways to name the motions that training never uses, made only of words that it does use.
+
+They are short, because two objects share a sentence.
+"""
 
 PREFIXES = ("a video of", "an animation of", "a clip of", "a short video of", "video:", "animation of", "footage of")
 FORMS = (
@@ -231,9 +234,8 @@ def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str, complete: b
         "place": _pick(rng, PLACES).format(background),
         "be": "is",
     }
-    if phrasing == "unseen":
-        forms = UNSEEN_FORMS
-    else:
+    forms = UNSEEN_FORMS
+    if phrasing == "train":
         forms = FORMS if rng.random() < 0.92 or complete else FORMS_WITHOUT_PLACE
     form = _pick(rng, forms)
     if len(nouns) == 2 and scene.things[0].motion == COLLIDE:

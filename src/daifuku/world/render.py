@@ -8,12 +8,9 @@ from jaxtyping import Bool, Float32, UInt8
 
 from daifuku.world import shapes
 from daifuku.world.captions import plain
-from daifuku.world.factors import BACKGROUNDS, COLOURS
+from daifuku.world.factors import BACKGROUNDS, COLOURS, RGB
 from daifuku.world.motions import Angles, Pendulum, Points, Spring
 from daifuku.world.scene import Scene, Thing
-
-DARK_INK, LIGHT_INK = (70.0, 70.0, 70.0), (200.0, 200.0, 200.0)
-"""Colour of a string or spring on a light and on a dark background."""
 
 TETHER_WIDTH = 0.022
 COIL_WIDTH = 0.05
@@ -61,6 +58,11 @@ def render(scene: Scene, *, size: int = 64, num_frames: int = 31, fps: int = 20,
         caption=plain(scene) if caption is None else caption,
         scene=scene,
     )
+
+
+def tether_colour(background: str) -> RGB:
+    """Colour of a string or spring in front of a background: light on dark ones, dark on the others."""
+    return (200, 200, 200) if sum(BACKGROUNDS[background]) < 3 * 100 else (70, 70, 70)
 
 
 def _draw_thing(frames: Frames, mask: Mask, thing: Thing, track: Points, rotation: Angles) -> None:
@@ -118,7 +120,7 @@ def _draw_tether(frames: Frames, thing: Thing, track: Points, background: str) -
     distance = np.abs(x - centre) / np.sqrt(1 + slope**2) - np.float32(TETHER_WIDTH / 2 * size)
     end = 1 - shapes.HOLE_RADIUS[thing.shape] * thing.radius * size / np.sqrt((drop**2).sum(-1))
     cover = _coverage(distance) * ((along >= 0) & (along <= end))
-    ink = np.array(LIGHT_INK if sum(BACKGROUNDS[background]) < 3 * 100 else DARK_INK, np.float32)
+    ink = np.array(tether_colour(background), np.float32)
     window = frames[:, :bottom, left:right]
     window[:] = window + cover[..., None] * (ink - window) + np.float32(0.5)
 

@@ -56,19 +56,23 @@ MARK_RADIUS = {"ball": 0.27, "square": 0.27, "triangle": 0.24, "star": 0.24, "ri
 
 
 def ball(x: Field, y: Field) -> Field:
+    """A disc."""
     return np.sqrt(x * x + y * y) - 1
 
 
 def ring(x: Field, y: Field) -> Field:
+    """A disc with a round hole."""
     middle, half_band = (1 + RING_INNER_RADIUS) / 2, (1 - RING_INNER_RADIUS) / 2
     return np.abs(np.sqrt(x * x + y * y) - middle) - half_band
 
 
 def square(x: Field, y: Field) -> Field:
+    """Distances beyond the corners are those of the sides."""
     return np.maximum(np.abs(x), np.abs(y)) - SQUARE_HALF_SIDE
 
 
 def triangle(x: Field, y: Field) -> Field:
+    """Equilateral, one corner up; distances beyond the corners are those of the sides."""
     slope = np.abs(x) * cos(radians(30)) - y * sin(radians(30))
     return np.maximum(slope, y) - TRIANGLE_RADIUS / 2
 

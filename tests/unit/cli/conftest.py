@@ -77,9 +77,7 @@ class Run:
 
 
 @pytest.fixture
-def daifuku(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Run]:
+def daifuku(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
     """`daifuku("info", "--json")` runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 

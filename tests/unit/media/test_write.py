@@ -210,6 +210,18 @@ def test_a_name_whose_parent_is_a_file_is_refused(tmp_path):
         check_output(tmp_path / "file" / "clip.mp4")
 
 
+@pytest.mark.parametrize("name", ["/", "./", "../", "a/../", "a\0b.mp4", "a\udcff.mp4", "a\0b/"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnwritableOutput):
+        check_output(name)
+
+
+def test_a_folder_with_a_dot_in_its_name_finds_its_record(tmp_path):
+    path = write(f"{tmp_path}/frames.v1/", moving_squares(3), RECORD)
+    assert read_metadata(path) == RECORD and (tmp_path / "frames.v1.json").exists()
+
+
 def test_a_name_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(UnwritableOutput, match="too long"):
         check_output(tmp_path / ("long" * 70 + ".mp4"))

@@ -11,7 +11,7 @@ LATENT = seeded_noise([1], (12, 2, 4, 6))
 
 
 class Network:
-    """A network that says plainly what it was asked: its velocity is the mean of the features that count, plus sigma."""
+    """Says plainly what it was asked: its velocity is the latent, plus the mean feature that counts, plus sigma."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype

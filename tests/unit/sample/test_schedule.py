@@ -41,9 +41,7 @@ def test_every_schedule_that_a_request_allows_goes_down_from_one_to_zero(thresho
     for steps in range(1, 20):
         for linear in range(steps):
             try:
-                GenerateRequest(
-                    prompt="", num_inference_steps=steps, linear_steps=linear, threshold_noise=threshold
-                )
+                GenerateRequest(prompt="", num_inference_steps=steps, linear_steps=linear, threshold_noise=threshold)
             except InvalidRequest:
                 continue
             allowed += 1

@@ -87,6 +87,7 @@ def test_a_variant_is_taken_where_there_is_one_and_plain_files_elsewhere(tmp_pat
         "text": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
     }
     assert files.text_variant is None
+    assert len(locate(tmp_path, variant="bf16", parts=["text"]).text_weights) == 2
 
 
 @pytest.mark.parametrize(

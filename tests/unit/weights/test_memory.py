@@ -29,6 +29,9 @@ for parameter in model.parameters():
 print(peak() - before)
 """
 
+ONE_TENSOR_MORE = 24 * 2**20
+"""Room for the tensor that is being converted, in both precisions, and for what Python allocates meanwhile."""
+
 WIDE = DiTConfig(
     num_blocks=9, num_heads=4, head_dim=128, text_width=256, video_mlp_width=1365, text_mlp_width=682, text_features=64
 )
@@ -48,4 +51,4 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, layou
     weights = num_bytes if dtype == "float32" else num_bytes // 2
     command = [sys.executable, "-c", MEASURE, str(tmp_path), dtype]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert 0.8 * weights < grown < 1.15 * weights
+    assert 0.8 * weights < grown < weights + ONE_TENSOR_MORE
