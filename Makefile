@@ -31,7 +31,7 @@ lint: $(TEST) ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(TEST) ## pyright
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fix: $(TEST) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -25,7 +25,7 @@ from daifuku.runtime.build import ModelInfo, Parts, load_parts
 from daifuku.sample.guidance import Caption, guided, scale_at
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.sample.solver import Solver
+from daifuku.sample.solver import Solver, Velocity
 from daifuku.text import TextEncoder
 from daifuku.version import VERSION
 
@@ -53,7 +53,8 @@ class Video:
     def save(self, path: str | Path) -> Path:
         """Writes .mp4, .webm, .gif, or a folder of PNG frames, with a .json of the provenance beside it.
 
-        Returns where it lies: a name that is taken gets a number. Raises UnwritableOutput.
+        Returns where it lies: a name that is taken gets a number. Raises UnwritableOutput for a name that no format
+        answers to, and MediaError where the file cannot be written.
         """
         size = self.frames.shape[1], self.frames.shape[2]
         with VideoWriter(path, fps=self.fps, size=size, metadata=provenance(self)) as writer:
@@ -131,7 +132,10 @@ class Pipeline:
         shape = resolved.latent_shape.as_tuple
         if latents is not None and tuple(latents.shape) != shape:
             raise InvalidRequest(f"latents are {list(latents.shape)}, but this request starts from {list(shape)}.")
-        return self._run(resolved, latents)
+        solver = registry.load(SOLVERS, resolved.solver, Solver)
+        if (reason := solver.available()) is not None:
+            raise InvalidRequest(f"solver={solver.name!r} does not run here: {reason}. Try 'euler'.")
+        return self._run(resolved, solver, latents)
 
     def decode(self, latents: Float[Tensor, "c t h w"]) -> Iterator[Frames]:
         """Whitened latents to frames: the first alone, then six at a time. Raises NonFiniteLatent."""
@@ -144,13 +148,15 @@ class Pipeline:
             yield Frames(start=start, frames=frames, seconds=seconds)
             start += len(frames)
 
-    def _run(self, request: ResolvedRequest, noise: Tensor | None) -> Generator[Event, None, None]:
+    def _run(self, request: ResolvedRequest, solver: Solver, noise: Tensor | None) -> Generator[Event, None, None]:
         ready, prompt, negative = self._encode(request)
         yield ready
 
         sampling_s, decoding_s = 0.0, 0.0
         latent = seeded_noise([request.seed], request.latent_shape.as_tuple)[0] if noise is None else noise
-        for step in self._denoise(request, prompt, negative, latent):
+        sigmas = linear_quadratic(request.num_inference_steps, request.threshold_noise, request.linear_steps)
+        velocity = guided(self.parts.dit(), prompt, negative, scale_at(request.guidance_scales, sigmas))
+        for step in self._denoise(solver, velocity, latent, sigmas):
             latent, sampling_s = step.latent, sampling_s + step.seconds
             yield step
 
@@ -188,17 +194,12 @@ class Pipeline:
         )
         return ready, prompt, negative[0] if negative else None
 
-    def _denoise(
-        self, request: ResolvedRequest, prompt: Caption, negative: Caption | None, noise: Tensor
-    ) -> Iterator[Step]:
-        total = request.num_inference_steps
-        sigmas = linear_quadratic(total, request.threshold_noise, request.linear_steps)
-        velocity = guided(self.parts.dit(), prompt, negative, scale_at(request.guidance_scales, sigmas))
-        solver = registry.load(SOLVERS, request.solver, Solver)
+    def _denoise(self, solver: Solver, velocity: Velocity, noise: Tensor, sigmas: list[float]) -> Iterator[Step]:
         latents = solver.run(velocity, noise.unsqueeze(0).to(self.parts.device, torch.float32), sigmas)
         for index, (latent, seconds) in enumerate(_timed(_finite(latents)), start=1):
             # A clone made here is an ordinary tensor, which the caller may use with autograd.
-            yield Step(index=index, total=total, sigma=sigmas[index], seconds=seconds, latent=latent[0].clone())
+            latent = latent[0].clone()
+            yield Step(index=index, total=len(sigmas) - 1, sigma=sigmas[index], seconds=seconds, latent=latent)
 
 
 def load(

@@ -23,6 +23,7 @@ from daifuku.pipeline import Pipeline, provenance
 from daifuku.request import GenerateRequest
 from daifuku.runtime.build import Parts
 from daifuku.sample.noise import seeded_noise
+from daifuku.sample.solvers import heun
 from daifuku.text import PromptCut, TextEncoder
 
 WIDTH = 16
@@ -263,6 +264,12 @@ def test_a_wrong_request_is_refused_before_any_weight_is_read(values: dict[str, 
         BARE.run(ask(**values))
     with pytest.raises(InvalidRequest, match=complaint):
         BARE("ball", **values)
+
+
+def test_a_solver_that_cannot_run_here_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heun, "SOLVER", replace(heun.SOLVER, available=lambda: "it needs a fast machine"))
+    with pytest.raises(InvalidRequest, match="it needs a fast machine"):
+        BARE.run(ask(solver="heun"))
 
 
 @pytest.mark.parametrize("shape", [(12, 3, 4, 2), (1, 12, 3, 2, 4), (11, 3, 2, 4)])

@@ -58,14 +58,12 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         with _opened(path) as container:
             # Matroska writes the names of its entries in capitals.
             record = {name.lower(): value for name, value in container.metadata.items()}.get(TAG)
-    if record is None:
-        beside = path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
-        record = beside.read_text("utf-8") if beside.exists() else None
-    if record is None:
+    beside = path.with_name(f"{path.name if path.is_dir() else path.stem}.json")
+    if record is None and not beside.exists():
         return None
     try:
-        metadata = json.loads(record)
-    except ValueError as error:
+        metadata = json.loads(beside.read_text("utf-8") if record is None else record)
+    except (OSError, ValueError) as error:
         raise MediaError(f"The record of {path} is damaged: {error}.") from error
     if not isinstance(metadata, dict):
         raise MediaError(f"The record of {path} is damaged: it is not a JSON object.")

@@ -26,6 +26,7 @@ Rotation = tuple[Float[Tensor, "heads tokens pairs"], Float[Tensor, "heads token
 
 
 def rotation(frequencies: Float[Tensor, "3 heads pairs"], positions: Float[Tensor, "tokens 3"]) -> Rotation:
+    """The angles of every token in every head: learned frequencies times positions."""
     angles = torch.einsum("na,ahp->hnp", positions, frequencies.float())
     return angles.cos(), angles.sin()
 
