@@ -24,7 +24,7 @@ video: $(BASE) ## a video from the built-in model: PROMPT="..." SEED=7 ARGS="...
 	@$(BIN)/daifuku generate "$$PROMPT" $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 test: lint types ## lint, types and all fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(TEST) ## ruff: rules and format
 	$(BIN)/ruff check .

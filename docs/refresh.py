@@ -3,9 +3,6 @@
     make docs          measures the model, draws, and writes the table into README.md and docs/tiny.md
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ from einops import rearrange
 from PIL import Image
 
 import daifuku
-from daifuku.evaluate.world import WorldReport
+from daifuku.cli.evaluate import measure_world
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
@@ -32,6 +29,7 @@ PROMPTS = (
     "a blue ring orbiting around the centre on a white background",
 )
 SEED = 7
+NUM_PROMPTS = 200
 COLUMNS = 8
 SCALE = 2
 
@@ -54,21 +52,16 @@ def draw() -> None:
 
 
 def measure() -> None:
-    """Runs the evaluation as a user would and keeps its figures."""
-    command = [sys.executable, "-m", "daifuku", "evaluate", "world", "--json"]
-    FIGURES.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def write_tables() -> None:
-    """Puts the measured table between the markers of each page."""
-    table = WorldReport.from_json(FIGURES.read_text()).as_markdown()
+    """Puts the measured table between the markers of each page, and the figures beside them."""
+    report = measure_world(daifuku.load(), num_prompts=NUM_PROMPTS, seed=0)
+    FIGURES.write_text(report.to_json() + "\n")
+    table = report.as_markdown()
     for page in PAGES:
         before, _, rest = page.read_text().partition(START)
         _, _, after = rest.partition(END)
-        page.write_text(f"{before}{START}\n{table}\n{END}{after}")
+        page.write_text(f"{before}{START}\n{table}{END}{after}")
 
 
 if __name__ == "__main__":
     draw()
     measure()
-    write_tables()

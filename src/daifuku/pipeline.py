@@ -148,6 +148,17 @@ class Pipeline:
             yield Frames(start=start, frames=frames, seconds=seconds)
             start += len(frames)
 
+    @torch.inference_mode()
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "c t h w"]:
+        """Frames to whitened latents, the mean of what the VAE sees in them: what `decode` turns back into frames.
+
+        The number of frames is 6k+1 and the sides are multiples of 8.
+        """
+        vae = self.parts.vae()
+        like = next(vae.parameters())
+        video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w").to(like.device, torch.float32)
+        return vae.whiten(vae.encode(video / 127.5 - 1).mean.float())[0]
+
     def _run(self, request: ResolvedRequest, solver: Solver, noise: Tensor | None) -> Generator[Event, None, None]:
         ready, prompt, negative = self._encode(request)
         yield ready

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig
+from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
 from daifuku.errors import InvalidRequest, NonFiniteLatent
 from daifuku.events import Done, Frames, Step, TextReady
 from daifuku.media.read import read_metadata, read_video
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
+from daifuku.model.vae.encoder import Encoder
 from daifuku.pipeline import Pipeline, provenance
 from daifuku.request import GenerateRequest
 from daifuku.runtime.build import Parts
@@ -134,6 +135,20 @@ def test_latents_decode_again_to_the_same_frames(model: Model) -> None:
     video = model.pipe("ball", seed=1)
     again = np.concatenate([chunk.frames for chunk in model.pipe.decode(video.latents)])
     assert np.array_equal(again, video.frames)
+
+
+def test_frames_become_the_whitened_latents_that_decode_takes(model: Model) -> None:
+    torch.manual_seed(1)
+    channels, num_blocks = (32, 32, 32, 32), (0, 1, 1, 1, 1)
+    encoder = Encoder(EncoderConfig(channels=channels, num_blocks=num_blocks, attention=(False,) * 5)).eval()
+    vae = AsymmVAE(encoder, model.vae.decoder, MOCHI_STATS)
+    pipe = Pipeline(replace(model.pipe.parts, vae=lambda: vae))
+    frames = np.random.default_rng(0).integers(0, 256, (13, 16, 32, 3), dtype=np.uint8)
+    latents = pipe.encode(frames)
+    assert latents.shape == LATENT_SHAPE
+    video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    assert torch.allclose(vae.unwhiten(latents[None]), vae.encode(video).mean, atol=1e-5)
+    assert sum(len(chunk.frames) for chunk in pipe.decode(latents)) == 13
 
 
 def test_a_seed_means_the_same_video_whatever_ran_before(model: Model) -> None:

@@ -35,6 +35,7 @@ def world(
 
 def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldReport":
     """The report on a pipeline at its default settings, with a bar on stderr."""
+    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
@@ -50,6 +51,9 @@ def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldRep
             progress.advance(bar)
             return frames
 
+        def reconstruct(frames: "np.ndarray") -> "np.ndarray":
+            return np.concatenate([chunk.frames for chunk in pipe.decode(pipe.encode(frames))])
+
         return evaluate_world(
             generate,
             num_prompts=num_prompts,
@@ -57,7 +61,7 @@ def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldRep
             size=defaults.height,
             num_frames=defaults.num_frames,
             fps=defaults.fps,
-            reconstruct=pipe.reconstruct,
+            reconstruct=reconstruct,
         )
 
 

@@ -103,14 +103,14 @@ def evaluate_world(
 def measure(name: str, pairs: Iterable[tuple[Frames, Clip]], *, fps: int = 20, compare_pixels: bool = False) -> Row:
     """Score clips against the true clips of the same prompts.
 
-    Comparing pixels, for reconstructions, adds the peak signal-to-noise ratio of the whole picture and of the object.
+    Comparing pixels, for reconstructions, adds the peak signal-to-noise ratio over each whole clip and over its object.
     """
     scored = []
     for frames, clip in pairs:
         scores = _scores(frames, clip.scene, fps)
         if compare_pixels:
             error = (frames.astype(np.float32) - clip.frames) ** 2
-            scores |= {"psnr": float(error.mean()), "object_psnr": float(error[clip.mask].mean())}
+            scores |= {"psnr": _decibels(error), "object_psnr": _decibels(error[clip.mask])}
         scored.append(scores)
     columns = {key: np.array([scores[key] for scores in scored]) for key in scored[0]}
     return Row(name=name, scores={key: _interval(values, METRICS[key].summarise) for key, values in columns.items()})
@@ -175,9 +175,9 @@ def _mean(draws: Draws) -> Statistics:
     return draws.mean(axis=1)
 
 
-def _decibels(draws: Draws) -> Statistics:
-    """Peak signal-to-noise ratio of the mean squared error over all clips."""
-    return np.array([10 * log10(255**2 / max(error, ROUNDING_ERROR)) for error in draws.mean(axis=1)])
+def _decibels(squared_error: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of one clip, at most that of rounding."""
+    return 10 * log10(255**2 / max(float(squared_error.mean()), ROUNDING_ERROR))
 
 
 METRICS = {
@@ -190,7 +190,7 @@ METRICS = {
     "gravity_error": Metric(title="median gravity error %", summarise=_median_percent),
     "area_variation": Metric(title="median area variation %", summarise=_median_percent),
     "flicker": Metric(title="background flicker /255", summarise=_mean, digits=3),
-    "psnr": Metric(title="PSNR dB", summarise=_decibels),
-    "object_psnr": Metric(title="PSNR on the object dB", summarise=_decibels),
+    "psnr": Metric(title="PSNR dB", summarise=_mean),
+    "object_psnr": Metric(title="PSNR on the object dB", summarise=_mean),
 }
 """Every column of the report, in order."""

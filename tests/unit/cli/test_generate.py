@@ -322,14 +322,15 @@ def test_a_clip_without_a_record_cannot_be_replayed(daifuku, tmp_path):
 def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(model_folder, tmp_path):
     command = [sys.executable, "-m", "daifuku", "generate", "a ball", "--model", str(model_folder), "-o", "frames/"]
     command += ["--num-frames", "241", "--height", "64", "--width", "64", "--num-inference-steps", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    source = str(Path(build.__file__).parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     give_up = time.monotonic() + 300
     while not list(tmp_path.rglob("*.png")) and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.01)
-    assert list(tmp_path.rglob("*.png"))
+    assert list(tmp_path.rglob("*.png")), process.communicate(timeout=30)[1]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130 and out == ""

@@ -210,7 +210,7 @@ def test_a_name_whose_parent_is_a_file_is_refused(tmp_path):
         check_output(tmp_path / "file" / "clip.mp4")
 
 
-@pytest.mark.parametrize("name", ["/", "./", "../", "a/../", "a\0b.mp4", "a\udcff.mp4", "a\0b/"])
+@pytest.mark.parametrize("name", ["/", "./", "../", "a/../", "a\0b.mp4", "a\0b/"])
 def test_a_name_that_no_file_can_have_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnwritableOutput):
