@@ -172,7 +172,7 @@ def _page(findings: list[Finding]) -> str:
         for finding in group:
             text = ": ".join(filter(None, [finding.value, finding.problem]))
             needed = " (needed)" if finding.problem and finding.needed else ""
-            lines.append(f"  {'✗' if finding.problem else '✓'} {finding.name:<20} {text}{needed}")
+            lines.append(f"  {'✗' if finding.problem else '✓'} {finding.name:<22} {text}{needed}")
     return "\n".join(lines[1:])
 
 

@@ -60,9 +60,9 @@ def local(kernel: Kernel) -> JointAttend:
 
     def attend(video: QKV, text: QKV, lengths: Lengths) -> tuple[Tensor, Tensor]:
         num_video, num_text = video.q.shape[2], text.q.shape[2]
-        joined = (torch.cat(pair, dim=2) for pair in zip(video, text, strict=True))
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(video, text, strict=True))
         keys = None if lengths is None else lengths + num_video
-        video_out, text_out = kernel(*joined, keys).split([num_video, num_text], dim=2)
+        video_out, text_out = kernel(q, k, v, keys).split([num_video, num_text], dim=2)
         if lengths is not None:
             text_out = text_out * valid_tokens(lengths, num_text)[:, None, :, None]
         return video_out, text_out
