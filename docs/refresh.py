@@ -1,6 +1,6 @@
 """Makes what the README shows of the built-in model: a contact sheet, a moving picture, and the table of figures.
 
-    make docs          measures the model, draws, and writes the table into README.md and docs/tiny.md
+make docs          measures the model, draws, and writes the table into README.md and docs/tiny.md
 """
 
 from pathlib import Path

@@ -51,9 +51,14 @@ CAPTIONS_PER_CLIP = 4
 
 VAE_LOOP = LoopSettings(num_steps=3600, optimiser=OptimiserSettings(lr=3e-3), ema_decay=0.998, validate_every=200)
 DECODER_LOOP = LoopSettings(
-    num_steps=1000, optimiser=OptimiserSettings(lr=2e-3), ema_decay=0.998, decay_share=0.6, validate_every=200
+    num_steps=400,
+    optimiser=OptimiserSettings(lr=2e-3),
+    warmup_steps=30,
+    decay_share=0.7,
+    ema_decay=0.99,
+    validate_every=100,
 )
-DIT_LOOP = LoopSettings(num_steps=8000, optimiser=OptimiserSettings(lr=3e-3))
+DIT_LOOP = LoopSettings(num_steps=3300, optimiser=OptimiserSettings(lr=3e-3))
 
 DEFAULTS: dict[str, Any] = {
     "height": 64,
