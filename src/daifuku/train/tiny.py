@@ -66,7 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "num_frames": 31,
     "fps": 20,
     "num_inference_steps": 32,
-    "guidance_scale": 2.0,
+    "guidance_scale": 3.0,
     "threshold_noise": 0.1,
 }
 """What a request that leaves these open gets from the built-in model."""
