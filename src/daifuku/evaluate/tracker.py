@@ -34,7 +34,7 @@ PATCH_REACH = 1.0
 NUM_COMPARED = 12
 """Frames, spread over the clip, whose shape is compared with the templates."""
 
-TURNING = 0.035
+TURNING = 0.017
 """Change over time within a still object, as a share of its contrast, from which it counts as turning."""
 
 

@@ -58,7 +58,7 @@ DECODER_LOOP = LoopSettings(
     ema_decay=0.99,
     validate_every=100,
 )
-DIT_LOOP = LoopSettings(num_steps=3300, optimiser=OptimiserSettings(lr=3e-3))
+DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
 DEFAULTS: dict[str, Any] = {
     "height": 64,
