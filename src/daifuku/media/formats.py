@@ -42,7 +42,8 @@ FORMATS: dict[str, Format] = {
         codec="libx264",
         container="mp4",
         pixels="yuv420p",
-        options=(("preset", "medium"),),
+        # x264's macroblock tree gives the same frames different bytes from run to run, and a replay has to be exact.
+        options=(("preset", "medium"), ("x264-params", "mbtree=0")),
         # use_metadata_tags keeps our own key; without it the mp4 muxer drops every name it does not know.
         container_options=(("movflags", "+faststart+use_metadata_tags"),),
         crf=12,

@@ -92,6 +92,22 @@ def test_an_mp4_starts_with_its_index_so_that_it_plays_while_it_downloads(tmp_pa
     assert content.index(b"moov") < content.index(b"mdat")
 
 
+@pytest.mark.parametrize("size", [(64, 64), (240, 416)])
+def test_the_same_frames_always_make_the_same_file(tmp_path, size):
+    frames = np.zeros((19, *size, 3), np.uint8)
+    for t in range(19):
+        frames[t, 10 + t : 30 + t, 2 * t : 2 * t + 20] = (200, 40, 60 + t)
+    files = set()
+    for turn in range(8):
+        other_work = [np.random.default_rng(turn).random((100 * turn, 100)) for _ in range(20)]
+        with VideoWriter(tmp_path / f"{turn}.mp4", fps=20, size=size) as writer:
+            for frame in frames:
+                other_work[turn] = other_work[turn] @ np.ones((100, 100))
+                writer.write(frame[None])
+        files.add((tmp_path / f"{turn}.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_a_smaller_crf_makes_a_larger_file(tmp_path):
     sizes = []
     for crf in (10, 40):
