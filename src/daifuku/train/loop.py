@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from daifuku.errors import TrainingError
 from daifuku.train.checkpoint import load_checkpoint, save_checkpoint
 from daifuku.train.ema import EMA
-from daifuku.train.muon import AdamShare, Muon, OptimiserSettings, clip_gradients, vectors_by_adam
+from daifuku.train.muon import AdamShare, Muon, OptimiserSettings, vectors_by_adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def train(
         started = time.monotonic()
         value, values = loss(step, generator_for(settings.seed, step))
         value.backward()
-        norm = clip_gradients(trained, settings.clip_norm)
+        norm = float(nn.utils.clip_grad_norm_(trained, settings.clip_norm))
         if not math.isfinite(norm) or not math.isfinite(value.item()):
             raise TrainingError(
                 f"step {step}: loss {value.item()}, gradient norm {norm}. The last checkpoint is sound: {path}. "

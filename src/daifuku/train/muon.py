@@ -7,7 +7,7 @@ orthogonal matrix, found with a Newton-Schulz iteration. Updates are scaled to A
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -109,11 +109,6 @@ class Muon:
         for prefix, moments in (("first", self._first), ("second", self._second)):
             for parameter, moment in moments.items():
                 moment.copy_(state[f"{prefix}.{self._names[parameter]}"])
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Scales all gradients so that their joint norm is at most `limit`; gives the norm before."""
-    return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
