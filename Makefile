@@ -15,7 +15,7 @@ TEST := $(VENV)/.test-installed
 
 export PROMPT
 
-.PHONY: help video test lint fix types slow tiny evaluate docs lock clean
+.PHONY: help video test lint fix types slow tiny evaluate bench docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +45,10 @@ tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was
 
 evaluate: $(BASE) ## measure the built-in model on prompts it never saw
 	$(BIN)/daifuku evaluate world $(ARGS)
+
+bench: $(TEST) ## measure speed and memory beside diffusers, and refresh docs/performance.md: ARGS="'dit_*'"
+	$(BIN)/daifuku bench $(ARGS)
+	$(BIN)/python docs/performance.py
 
 $(BASE): requirements/base.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the locked packages into $(VENV) ..." >&2

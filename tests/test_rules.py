@@ -15,11 +15,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "daifuku"
 
 LAYERS = (
-    {"errors", "config", "request", "events", "registry", "version"},
+    {"errors", "config", "request", "presets", "events", "registry", "version"},
     {"model"},
     {"text", "sample", "weights", "media", "world"},
     {"runtime"},
-    {"pipeline", "train", "evaluate"},
+    {"video"},
+    {"pipeline", "train", "evaluate", "bench"},
     {"__init__"},
     {"cli", "server"},
     {"__main__"},

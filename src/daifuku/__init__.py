@@ -15,10 +15,12 @@ from daifuku.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from daifuku import errors, events
+    from daifuku.config import RuntimeConfig
     from daifuku.errors import DaifukuError
     from daifuku.events import Done, Event, Frames, Step, TextReady
-    from daifuku.pipeline import Pipeline, Video, load
+    from daifuku.pipeline import Pipeline, load
     from daifuku.request import GenerateRequest
+    from daifuku.video import Video
     from daifuku.weights.load import load_dit, load_vae
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Frames",
     "GenerateRequest",
     "Pipeline",
+    "RuntimeConfig",
     "Step",
     "TextReady",
     "Video",
@@ -46,9 +49,10 @@ _HOMES = {
     "Frames": "daifuku.events",
     "GenerateRequest": "daifuku.request",
     "Pipeline": "daifuku.pipeline",
+    "RuntimeConfig": "daifuku.config",
     "Step": "daifuku.events",
     "TextReady": "daifuku.events",
-    "Video": "daifuku.pipeline",
+    "Video": "daifuku.video",
     "load": "daifuku.pipeline",
     "load_dit": "daifuku.weights.load",
     "load_vae": "daifuku.weights.load",

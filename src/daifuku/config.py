@@ -1,6 +1,11 @@
-"""Sizes of the networks. A checkpoint's tensor shapes decide them (`weights/sizes.py`); nobody types them in."""
+"""Sizes of the networks, which a checkpoint's tensor shapes decide (`weights/sizes.py`), and how a model runs."""
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, no_type_check
+
+from daifuku.errors import InvalidRequest
+from daifuku.registry import names
 
 TEMPORAL_FACTORS = (1, 2, 3)
 """Time compression of the VAE's three stages, from pixels to latents."""
@@ -99,3 +104,90 @@ MOCHI_STATS = LatentStats(
     ),
 )
 """Statistics of the published VAE. The original layout stores none, so its files mean these."""
+
+ATTENTION_KERNELS = "daifuku.runtime.attention"
+QUANTISERS = "daifuku.runtime.quant"
+"""Packages whose plugins a runtime may name."""
+
+MIN_TILE = 8
+"""Smallest side of a decoder tile, in latent cells."""
+
+S = TypeVar("S", bool, int, str)
+
+
+def _setting(kind: type[S], help: str, *choices: str, plugins: str | None = None, low: int = 0) -> Any:
+    about = {"help": help, "type": kind, "choices": choices, "plugins": plugins, "min": low}
+    return field(default=None, metadata=about)
+
+
+# Whatever a user writes arrives here: a wrong kind of value is answered by InvalidRequest, not by a type checker.
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How a model runs: what a clip shows is the request's matter, what it takes to compute it is decided here.
+
+    A setting left None is chosen by the plan (`runtime/planner.py`). The `metadata` of a field says its `help`, `type`,
+    `choices` and `plugins`, the package whose plugins are further choices; flags derive from it. A wrong value raises
+    InvalidRequest.
+    """
+
+    residency: str | None = _setting(
+        str,
+        "resident keeps every network on the device; offload only the one at work; stream also lets the "
+        "transformer's blocks pass through one by one. Exact.",
+        "resident",
+        "offload",
+        "stream",
+    )
+    dtype: str | None = _setting(str, "Precision of the transformer and the VAE.", "float32", "bfloat16", "float16")
+    quantise: str | None = _setting(
+        str, "Store the transformer's weights in fewer bits. Approximate.", "none", plugins=QUANTISERS
+    )
+    text_dtype: str | None = _setting(str, "Precision of the text encoder.", "float32", "bfloat16")
+    quantise_text: str | None = _setting(
+        str, "Store the text encoder's weights in fewer bits. Approximate.", "none", plugins=QUANTISERS
+    )
+    text_on: str | None = _setting(str, "Encode text on the device or, more slowly, on the host.", "device", "host")
+    kernel: str | None = _setting(
+        str, "Attention kernel; auto measures which is the fastest here.", "auto", plugins=ATTENTION_KERNELS
+    )
+    compile: bool | None = _setting(bool, "Compile the transformer's blocks: a slower start, faster steps.")
+    tabulate: bool | None = _setting(
+        bool, "Compute all modulations of a run beforehand, so that a quarter of the weights need no memory. Exact."
+    )
+    chunk_tokens: int | None = _setting(
+        int, "Tokens that a block's MLP takes at a time, to save memory; 0 takes all. Exact."
+    )
+    batch_guidance: bool | None = _setting(bool, "Ask for prompt and negative prompt in one pass over a batch of two.")
+    decoding: str | None = _setting(
+        str,
+        "streaming decodes one latent frame at a time; whole all at once; tiled also cuts frames into overlapping "
+        "tiles. The first two are exact.",
+        "streaming",
+        "whole",
+        "tiled",
+    )
+    tile: int | None = _setting(int, "Side of a tile in latent cells, of 8 pixels each.", low=MIN_TILE)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, about = getattr(self, each.name), each.metadata
+            if value is None:
+                continue
+            kind = about["type"]
+            if type(value) is not kind:
+                raise InvalidRequest(f"{each.name}={value!r} is no {kind.__name__}. {about['help']}")
+            allowed = setting_choices(about)
+            if kind is str and value not in allowed:
+                near = difflib.get_close_matches(value, allowed, n=1) or allowed
+                raise InvalidRequest(
+                    f"{each.name}={value!r} is unknown: the choices are {', '.join(allowed)}. Try {near[0]}."
+                )
+            if kind is int and value < about["min"]:
+                raise InvalidRequest(f"{each.name}={value} is too small. Try {about['min']} or more.")
+
+
+def setting_choices(about: Any) -> tuple[str, ...]:
+    """The values that a text setting allows, from the `metadata` of its field."""
+    package = about["plugins"]
+    return (*about["choices"], *(names(package) if package else ()))

@@ -25,6 +25,10 @@ class NonFiniteLatent(DaifukuError):
     """Sampling produced NaN or infinity; the run stops rather than write a black video."""
 
 
+class NotEnoughMemory(DaifukuError):
+    """A run does not fit the memory, whichever way it is computed."""
+
+
 class MediaError(DaifukuError):
     """A video or image file cannot be read or written."""
 

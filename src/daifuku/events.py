@@ -8,6 +8,17 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planned:
+    """How the run will be computed; it comes once more where memory ran out and a smaller plan takes over."""
+
+    plan: Any
+    """A `daifuku.runtime.planner.Plan`."""
+    record: Any
+    """All that decides what the run makes, as a JSON object: the clip's provenance but for its timings."""
+    out_of_memory: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextReady:
     """The captions are encoded."""
 
@@ -31,6 +42,18 @@ class Step:
     seconds: float
     latent: Any
     """Whitened latent at that noise level: a float32 tensor [12, t, h, w] on the device that samples."""
+    states: Any
+    """What step caches and guidance remember, by name: with index and latent all that it takes to go on from here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What the clip is going to look like, roughly."""
+
+    index: int
+    """The step after which it looks so."""
+    frames: Any
+    """A uint8 array [t, h, w, 3]: a frame for each latent frame, a pixel for each latent cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,4 +75,4 @@ class Done:
     """A `daifuku.Video`."""
 
 
-Event = TextReady | Step | Frames | Done
+Event = Planned | TextReady | Step | Preview | Frames | Done

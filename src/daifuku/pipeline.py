@@ -1,13 +1,13 @@
 """The whole story on one page: a prompt is encoded, noise is denoised, latents are decoded."""
 
-import platform
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,68 +16,64 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from daifuku import registry
-from daifuku.errors import InvalidRequest, NonFiniteLatent
-from daifuku.events import Done, Event, Frames, Step, TextReady
-from daifuku.media.write import VideoWriter
-from daifuku.model.vae.decoder import Decoder
-from daifuku.request import SOLVERS, GenerateRequest, Number, ResolvedRequest
-from daifuku.runtime.build import ModelInfo, Parts, load_parts
-from daifuku.sample.guidance import Caption, guided, scale_at
+from daifuku.config import RuntimeConfig
+from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
+from daifuku.events import Done, Event, Frames, Planned, Preview, Step, TextReady
+from daifuku.request import SOLVERS, GenerateRequest, LatentShape, Number, ResolvedRequest
+from daifuku.runtime.build import Parts, load_parts
+from daifuku.runtime.checkpoint import Start
+from daifuku.runtime.decoding import pixel_chunks
+from daifuku.runtime.estimate import Estimator, Workload
+from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
+from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
+from daifuku.runtime.preview import clean_estimate, fit
+from daifuku.runtime.residency import Alone, Residency, residency
+from daifuku.runtime.velocity import velocity_of
+from daifuku.sample.guidance import Caption
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.sample.solver import Solver, Velocity
-from daifuku.text import TextEncoder
-from daifuku.version import VERSION
+from daifuku.sample.solver import Solver, State
+from daifuku.video import Video, run_record
+from daifuku.weights.load import as_dtype
 
 T = TypeVar("T")
 
+STAGES = ("text_s", "sampling_s", "decoding_s")
+"""Names of a run's timings."""
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Video:
-    """A finished clip, and all that it takes to make it again."""
 
-    frames: UInt8[np.ndarray, "frames height width 3"]
-    latents: Float[Tensor, "c t h w"]
-    """Whitened, on the CPU."""
+@dataclass(kw_only=True)
+class _Made:
+    """What a run has made so far: where memory runs out, the next plan goes on from here."""
+
     request: ResolvedRequest
-    model: ModelInfo
-    timings: Mapping[str, float]
-    """Seconds of each stage, reading weights not included."""
+    solver: Solver
     noise_from_seed: bool
-    """False when the noise was given: the request alone then does not make the same clip."""
-
-    @property
-    def fps(self) -> int:
-        return self.request.fps
-
-    def save(self, path: str | Path) -> Path:
-        """Writes .mp4, .webm, .gif, or a folder of PNG frames, with a .json of the provenance beside it.
-
-        Returns where it lies: a name that is taken gets a number. Raises UnwritableOutput for a name that no format
-        answers to, and MediaError where the file cannot be written.
-        """
-        size = self.frames.shape[1], self.frames.shape[2]
-        with VideoWriter(path, fps=self.fps, size=size, metadata=provenance(self)) as writer:
-            writer.write(self.frames)
-        return writer.path
-
-
-def provenance(video: Video) -> dict[str, Any]:
-    """How a video came to be, as JSON: `request` and `model` make it again."""
-    return {
-        "request": video.request.to_dict(),
-        "noise_from_seed": video.noise_from_seed,
-        "model": asdict(video.model),
-        "versions": {"daifuku": VERSION, "torch": torch.__version__, "python": platform.python_version()},
-        "timings": dict(video.timings),
-    }
+    preview_every: int
+    index: int
+    latent: Tensor
+    states: Mapping[str, State]
+    frames: np.ndarray
+    text: TextReady | None = None
+    prompt: Caption | None = None
+    negative: Caption | None = None
+    num_frames: int = 0
+    timings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
 class Pipeline:
-    """A model ready to make videos. Weights are read when they are first needed."""
+    """A model ready to make videos. Weights are read when they are first needed.
 
-    def __init__(self, parts: Parts) -> None:
+    `runtime` says how it runs. What it leaves open is planned for each request, to fit `memory_bytes` of the device, or
+    what is free there when not given.
+    """
+
+    def __init__(self, parts: Parts, runtime: RuntimeConfig | None = None, *, memory_bytes: int | None = None) -> None:
         self.parts = parts
+        self.runtime = runtime or RuntimeConfig()
+        self._memory_bytes = memory_bytes
+        self._base_bytes: int | None = None
+        self._residency: tuple[RuntimeConfig, Residency] | None = None
 
     def __call__(
         self,
@@ -87,6 +83,7 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
+        preset: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: Number | Sequence[Number] | None = None,
         seed: int | None = None,
@@ -94,26 +91,19 @@ class Pipeline:
         solver: str | None = None,
         threshold_noise: float | None = None,
         linear_steps: int | None = None,
+        guidance_start_sigma: float | None = None,
+        guidance_end_sigma: float | None = None,
+        guidance_every: int | None = None,
+        step_cache: str | None = None,
+        cache_threshold: float | None = None,
         latents: Tensor | None = None,
     ) -> Video:
         """A prompt to a video. Left None, a parameter has the model's own default; `GenerateRequest` explains each.
 
         `latents` [12, t, h, w] is noise to start from instead of the seed's. Raises what `run` raises.
         """
-        request = GenerateRequest(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            fps=fps,
-            solver=solver,
-            threshold_noise=threshold_noise,
-            linear_steps=linear_steps,
-        )
+        given = {name: value for name, value in locals().items() if name not in ("self", "latents")}
+        request = GenerateRequest(**given)
         last = deque(self.run(request, latents=latents), maxlen=1).pop()
         assert isinstance(last, Done), "Done is the last event of every run"
         return last.video
@@ -122,31 +112,56 @@ class Pipeline:
         """The request as it will run on this model. Reads no weights. Raises InvalidRequest."""
         return request.resolved(self.parts.defaults)
 
-    def run(self, request: GenerateRequest, *, latents: Tensor | None = None) -> Generator[Event, None, None]:
-        """TextReady, a Step for each step, Frames as they are decoded, Done. Closing the generator cancels.
+    def planner(self, request: ResolvedRequest) -> Planner:
+        """Makes plans for a request: how it would run here, and what that costs. Reads no weights."""
+        return self._planner(Workload.of(request, registry.load(SOLVERS, request.solver, Solver).order))
 
-        Raises InvalidRequest at once, before any weight is read. While it runs: PromptCut warns that the prompt is too
-        long for the model, NonFiniteLatent stops a run that went wrong, CheckpointError tells of damaged weights.
+    def run(
+        self,
+        request: GenerateRequest,
+        *,
+        latents: Tensor | None = None,
+        start: Start | None = None,
+        preview_every: int = 0,
+    ) -> Generator[Event, None, None]:
+        """Planned, TextReady, a Step for each step, Frames as they are decoded, Done. Closing the generator cancels.
+
+        `latents` [12, t, h, w] is noise to start from instead of the seed's; `start` is where an earlier run of the
+        same request stopped. Where the device runs out of memory, the run says so by another Planned and goes on from
+        what it has with the next smaller plan, once. After every `preview_every` steps, if that is not 0, comes a
+        Preview; a model whose map to colours is not known yet shows none, and learns it from the finished clip.
+
+        Raises InvalidRequest at once, before any weight is read. While it runs: NotEnoughMemory says that nothing fits,
+        PromptCut warns that the prompt is too long for the model, NonFiniteLatent stops a run that went wrong,
+        CheckpointError tells of damaged weights.
         """
         resolved = self.resolve(request)
         shape = resolved.latent_shape.as_tuple
-        if latents is not None and tuple(latents.shape) != shape:
-            raise InvalidRequest(f"latents are {list(latents.shape)}, but this request starts from {list(shape)}.")
         solver = registry.load(SOLVERS, resolved.solver, Solver)
         if (reason := solver.available()) is not None:
             raise InvalidRequest(f"solver={solver.name!r} does not run here: {reason}. Try 'euler'.")
-        return self._run(resolved, solver, latents)
+        given = latents if start is None else start.latent
+        if given is not None and tuple(given.shape) != shape:
+            raise InvalidRequest(f"latents are {list(given.shape)}, but this request starts from {list(shape)}.")
+        if start is None:
+            start = Start(index=0, latent=seeded_noise([resolved.seed], shape)[0] if latents is None else latents)
+        return self._run(
+            _Made(
+                request=resolved,
+                solver=solver,
+                noise_from_seed=latents is None,
+                preview_every=preview_every,
+                index=start.index,
+                latent=start.latent,
+                states=start.states,
+                frames=np.empty((resolved.num_frames, resolved.height, resolved.width, 3), dtype=np.uint8),
+            )
+        )
 
     def decode(self, latents: Float[Tensor, "c t h w"]) -> Iterator[Frames]:
         """Whitened latents to frames: the first alone, then six at a time. Raises NonFiniteLatent."""
-        vae = self.parts.vae()
-        assert vae.decoder is not None, "a whole model has a decoder"
-        like = next(vae.decoder.parameters())
-        latent = vae.unwhiten(latents.unsqueeze(0).to(like.device, torch.float32)).to(like.dtype)
-        start = 0
-        for frames, seconds in _timed(_pixels(vae.decoder, latent)):
-            yield Frames(start=start, frames=frames, seconds=seconds)
-            start += len(frames)
+        _, frames, height, width = latents.shape
+        return self._decode(latents, self._plan_vae(LatentShape(frames=frames, height=height, width=width)))
 
     @torch.inference_mode()
     def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "c t h w"]:
@@ -154,63 +169,146 @@ class Pipeline:
 
         The number of frames is 6k+1 and the sides are multiples of 8.
         """
-        vae = self.parts.vae()
-        like = next(vae.parameters())
-        video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w").to(like.device, torch.float32)
-        return vae.whiten(vae.encode(video / 127.5 - 1).mean.float())[0]
+        with self._stage("vae", self._plan_vae(LatentShape.from_pixels(*frames.shape[:3]))) as vae:
+            like = next(vae.parameters())
+            video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w").to(like.device, torch.float32)
+            return vae.whiten(vae.encode(video / 127.5 - 1).mean.float())[0]
 
-    def _run(self, request: ResolvedRequest, solver: Solver, noise: Tensor | None) -> Generator[Event, None, None]:
-        ready, prompt, negative = self._encode(request)
-        yield ready
+    def _run(self, made: _Made) -> Generator[Event, None, None]:
+        planner = self.planner(made.request)
+        plan: Plan | None = planner.choose()
+        for out_of_memory in (False, True):
+            record = run_record(made.request, self.parts.info, plan.runtime, noise_from_seed=made.noise_from_seed)
+            yield Planned(plan=plan, record=record, out_of_memory=out_of_memory)
+            try:
+                yield from self._through_stages(made, plan.runtime)
+                return
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                plan = planner.below(plan)
+                if out_of_memory or plan is None:
+                    raise NotEnoughMemory(
+                        f"memory ran out after {made.index} of {made.request.num_inference_steps} steps, whichever way "
+                        "it was computed. Try fewer frames or a smaller picture; `daifuku plan` shows what each takes."
+                    ) from error
+            # Only out here has the exception let go of the tensors that filled the memory.
+            self._residency = None
+            free_caches()
 
-        sampling_s, decoding_s = 0.0, 0.0
-        latent = seeded_noise([request.seed], request.latent_shape.as_tuple)[0] if noise is None else noise
-        sigmas = linear_quadratic(request.num_inference_steps, request.threshold_noise, request.linear_steps)
-        velocity = guided(self.parts.dit(), prompt, negative, scale_at(request.guidance_scales, sigmas))
-        for step in self._denoise(solver, velocity, latent, sigmas):
-            latent, sampling_s = step.latent, sampling_s + step.seconds
+    def _through_stages(self, made: _Made, run: RuntimeConfig) -> Generator[Event, None, None]:
+        """Each stage goes on from what has been made so far."""
+        if made.text is None:
+            made.text, made.prompt, made.negative = self._encode(made.request, run)
+            made.timings["text_s"] = made.text.seconds
+            yield made.text
+        to_rgb = self.parts.preview() if made.preview_every else None
+        sigma = 1.0
+        for step in self._denoise(made, run):
+            before, made.latent = made.latent, step.latent
+            made.index, made.states = step.index, step.states
+            made.timings["sampling_s"] += step.seconds
             yield step
-
-        frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
-        for chunk in self.decode(latent):
-            frames[chunk.start : chunk.start + len(chunk.frames)] = chunk.frames
-            decoding_s += chunk.seconds
-            yield chunk
-
+            if to_rgb is not None and step.index % made.preview_every == 0:
+                heading = clean_estimate(before.to(step.latent), step.latent, sigma, step.sigma)
+                yield Preview(index=step.index, frames=to_rgb(heading))
+            sigma = step.sigma
+        for chunk in self._decode(made.latent, run):
+            made.timings["decoding_s"] += chunk.seconds
+            # What an earlier attempt has decoded, it has also handed over.
+            if chunk.start >= made.num_frames:
+                made.num_frames = chunk.start + len(chunk.frames)
+                made.frames[chunk.start : made.num_frames] = chunk.frames
+                yield chunk
+        if made.preview_every and to_rgb is None:
+            self.parts.remember_preview(fit([(made.latent, made.frames)]))
         video = Video(
-            frames=frames,
-            latents=latent.cpu(),
-            request=request,
+            frames=made.frames,
+            latents=made.latent.cpu(),
+            request=made.request,
             model=self.parts.info,
-            timings={"text_s": ready.seconds, "sampling_s": sampling_s, "decoding_s": decoding_s},
-            noise_from_seed=noise is None,
+            runtime=run,
+            timings=made.timings,
+            noise_from_seed=made.noise_from_seed,
         )
         yield Done(video=video)
 
-    def _encode(self, request: ResolvedRequest) -> tuple[TextReady, Caption, Caption | None]:
+    def _encode(self, request: ResolvedRequest, run: RuntimeConfig) -> tuple[TextReady, Caption, Caption | None]:
         """The prompt, and the negative prompt where any step listens to it."""
-        text = self.parts.text()
-        started = perf_counter()
         prompts = [request.prompt]
         if any(scale != 1 for scale in request.guidance_scales):
             prompts.append(request.negative_prompt)
-        with torch.inference_mode():
-            prompt, *negative = (Caption(one.features, one.mask) for one in (text.encode([p]) for p in prompts))
-        num_tokens = text.count_tokens(request.prompt)
-        ready = TextReady(
-            num_tokens=num_tokens,
-            max_tokens=text.max_tokens,
-            cut_text=_cut_text(text, request.prompt) if num_tokens > text.max_tokens else "",
-            seconds=perf_counter() - started,
-        )
+        with self._stage("text", run) as text:
+            started = perf_counter()
+            with torch.inference_mode():
+                prompt, *negative = (Caption(one.features, one.mask) for one in (text.encode([p]) for p in prompts))
+            num_tokens = text.count_tokens(request.prompt)
+            ready = TextReady(
+                num_tokens=num_tokens,
+                max_tokens=text.max_tokens,
+                cut_text=text.cut_text(request.prompt),
+                seconds=perf_counter() - started,
+            )
         return ready, prompt, negative[0] if negative else None
 
-    def _denoise(self, solver: Solver, velocity: Velocity, noise: Tensor, sigmas: list[float]) -> Iterator[Step]:
-        latents = solver.run(velocity, noise.unsqueeze(0).to(self.parts.device, torch.float32), sigmas)
-        for index, (latent, seconds) in enumerate(_timed(_finite(latents)), start=1):
-            # A clone made here is an ordinary tensor, which the caller may use with autograd.
-            latent = latent[0].clone()
-            yield Step(index=index, total=len(sigmas) - 1, sigma=sigmas[index], seconds=seconds, latent=latent)
+    def _denoise(self, made: _Made, run: RuntimeConfig) -> Iterator[Step]:
+        request, device = made.request, self.parts.device
+        sigmas = linear_quadratic(request.num_inference_steps, request.threshold_noise, request.linear_steps)
+        if made.index == request.num_inference_steps:
+            return
+        assert made.prompt is not None, "text comes before sampling"
+        prompt, negative = (
+            caption and Caption(caption.features.to(device), caption.mask.to(device))
+            for caption in (made.prompt, made.negative)
+        )
+        assert prompt is not None, "a caption stays one on its way to the device"
+        with self._stage("dit", run) as dit:
+            states = _copied(made.states, device)
+            velocity = velocity_of(dit, request, run, prompt, negative, sigmas, states)
+            latent = made.latent.unsqueeze(0).to(device, torch.float32)
+            latents = made.solver.run(velocity, latent, sigmas[made.index :])
+            for index, (latent, seconds) in enumerate(_timed(_finite(latents)), start=made.index + 1):
+                # A clone made here is an ordinary tensor, which the caller may use with autograd.
+                latent = latent[0].clone()
+                yield Step(
+                    index=index,
+                    total=len(sigmas) - 1,
+                    sigma=sigmas[index],
+                    seconds=seconds,
+                    latent=latent,
+                    states=_copied(states, device),
+                )
+
+    def _decode(self, latents: Tensor, run: RuntimeConfig) -> Iterator[Frames]:
+        with self._stage("vae", run) as vae:
+            assert vae.decoder is not None, "a whole model has a decoder"
+            like = next(vae.decoder.parameters())
+            latent = vae.unwhiten(latents.unsqueeze(0).to(like.device, torch.float32)).to(like.dtype)
+            start = 0
+            for frames, seconds in _timed(pixel_chunks(vae.decoder, latent, run)):
+                yield Frames(start=start, frames=frames, seconds=seconds)
+                start += len(frames)
+
+    def _stage(self, name: Literal["text", "dit", "vae"], run: RuntimeConfig) -> AbstractContextManager[Any]:
+        """A network, at work on the device for a `with` block. Another way of running starts from the files again."""
+        read = getattr(self.parts, name)
+        if name == "text" and run.text_on == "host":
+            return Alone(torch.device("cpu")).stage(name, partial(read, run))
+        if self._residency is None or self._residency[0] != run:
+            self._residency = run, residency(run, self.parts.device)
+        return self._residency[1].stage(name, partial(read, run))
+
+    def _planner(self, work: Workload) -> Planner:
+        machine = this_machine(self.parts.device, self._memory_bytes)
+        if self._base_bytes is None:
+            self._base_bytes = resident_bytes() if machine.is_host else 0
+        comfort = filled(RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch.")), COMFORT)
+        estimator = Estimator(sizes=self.parts.sizes(), work=work, machine=machine)
+        return Planner(estimator=estimator, comfort=comfort, wanted=self.runtime, base_bytes=self._base_bytes)
+
+    def _plan_vae(self, shape: LatentShape) -> RuntimeConfig:
+        """How the VAE alone runs."""
+        return self._planner(Workload(shape=shape, num_captions=1, num_sigmas=1)).choose().runtime
 
 
 def load(
@@ -220,14 +318,21 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    runtime: RuntimeConfig | None = None,
+    memory: str | int | None = None,
 ) -> Pipeline:
     """A pipeline for a model folder or hub id; the small built-in model when None.
 
     Finds the files at once and reads weights when they are first needed. The device is the first of cuda, mps and cpu
     that is there, unless given. On a CPU the precision is float32; elsewhere float32 for weights stored so, and else
-    bfloat16. Raises ModelNotFound and InvalidRequest.
+    bfloat16. `runtime` settles how it runs, `dtype` being one of its settings; the rest is planned to fit `memory`,
+    such as "12GiB" or a number of bytes, or what is free. Raises ModelNotFound and InvalidRequest.
     """
-    return Pipeline(load_parts(model, device=device, dtype=dtype, revision=revision, variant=variant))
+    runtime = runtime or RuntimeConfig()
+    if dtype is not None:
+        runtime = replace(runtime, dtype=str(as_dtype(dtype)).removeprefix("torch."))
+    parts = load_parts(model, device=device, revision=revision, variant=variant)
+    return Pipeline(parts, runtime, memory_bytes=parse_size(memory) if isinstance(memory, str) else memory)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
@@ -242,6 +347,14 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
         yield item, perf_counter() - started
 
 
+def _copied(states: Mapping[str, State], device: torch.device) -> dict[str, State]:
+    """What is remembered at this moment: the tensors in it are never changed, only replaced."""
+    return {
+        name: {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+        for name, state in states.items()
+    }
+
+
 def _finite(latents: Iterator[Tensor]) -> Iterator[Tensor]:
     for index, latent in enumerate(latents, start=1):
         if not latent.isfinite().all():
@@ -250,19 +363,3 @@ def _finite(latents: Iterator[Tensor]) -> Iterator[Tensor]:
                 "Try a lower guidance_scale or dtype float32."
             )
         yield latent
-
-
-def _pixels(decoder: Decoder, latent: Float[Tensor, "1 c t h w"]) -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
-    for index, rgb in enumerate(decoder.chunks(latent)):
-        if not rgb.isfinite().all():
-            raise NonFiniteLatent(
-                f"latent frame {index} decodes to NaN or infinity, so the run stops. Try dtype float32."
-            )
-        shades = ((rgb[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
-        yield rearrange(shades, "colour n height width -> n height width colour").cpu().contiguous().numpy()
-
-
-def _cut_text(text: TextEncoder, prompt: str) -> str:
-    """What is left of a prompt after the longest beginning that the model reads whole."""
-    lengths = range(1, len(prompt) + 1)
-    return prompt[bisect_right(lengths, text.max_tokens, key=lambda length: text.count_tokens(prompt[:length])) :]

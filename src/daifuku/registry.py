@@ -1,6 +1,8 @@
 """Finds the plugins of a package folder: one object per file, and the file is named like the plugin.
 
 A plugin of kind `Solver` is the module constant `SOLVER`. Adding one means adding a file; there is no list to edit.
+Words of a name, of a plugin as of a preset, are joined by "_", so that file, flag, request and record spell it alike:
+`first_block.py`, `--step-cache first_block`.
 """
 
 import pkgutil
@@ -41,6 +43,8 @@ def load(package: str, name: str, kind: type[P]) -> P:
     if name not in names(package):
         raise KeyError(f"{package} has no plugin {name!r}: there are {', '.join(names(package))}")
     module, constant = f"{package}.{name}", kind.__name__.upper()
+    if not name.isidentifier():
+        raise TypeError(f"{module}: words of a name are joined by '_'")
     plugin = getattr(import_module(module), constant, None)
     if not isinstance(plugin, kind):
         raise TypeError(f"{module} must define {constant}, a {kind.__name__}")

@@ -3,24 +3,30 @@
 The `metadata` of a field says: `help`; `type` (str, int or float); `default`, the published model's; `placeholder`,
 what a usage line calls the value. Numbers have `min`, `max` and `step` (allowed are min, min + step, ... up to max;
 None: everything between) and `per_step`, whether a list with one number per step is allowed too. Texts have
-`max_length` and `choices_from`, the package whose plugins are the choices (None: any text).
+`max_length` and `choices`, a function that gives those there are (None: any text).
 """
 
 import difflib
 import math
 import operator
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any, no_type_check
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
 from daifuku.errors import CheckpointError, InvalidRequest
+from daifuku.presets import PRESETS, PRESETS_HELP, expanded
 from daifuku.registry import names
 
 SOLVERS = "daifuku.sample.solvers"
 """The package whose plugins are the solvers."""
+
+STEP_CACHES = "daifuku.runtime.step_cache"
+"""The package whose plugins are the step caches."""
+
+NO_STEP_CACHE = "none"
 
 Number = int | float
 
@@ -28,13 +34,16 @@ RANDOM_SEEDS = 2**32
 SHOWN_CHARACTERS = 60
 
 
-def _about_text(help: str, default: str | None = None, choices_from: str | None = None) -> dict[str, Any]:
-    about = {"help": help, "type": str, "default": default, "placeholder": "TEXT"}
-    return about | {"max_length": 10_000, "choices_from": choices_from}
+Choices = Callable[[], tuple[str, ...]]
 
 
-def _text(default: str, help: str, choices_from: str | None = None) -> Any:
-    return field(default=None, metadata=_about_text(help, default, choices_from))
+def _about_text(help: str, default: str | None = None, choices: Choices | None = None) -> dict[str, Any]:
+    about = {"help": help, "type": str, "default": default, "placeholder": "TEXT" if choices is None else "NAME"}
+    return about | {"max_length": 10_000, "choices": choices}
+
+
+def _text(default: str, help: str, choices: Choices | None = None) -> Any:
+    return field(default=None, metadata=_about_text(help, default, choices))
 
 
 def _number(
@@ -62,6 +71,7 @@ class GenerateRequest:
     height: int | None = _number(480, "PIXELS", 16, 2048, "Height of the video.", step=SPACE_FACTOR * PATCH)
     width: int | None = _number(848, "PIXELS", 16, 2048, "Width of the video.", step=SPACE_FACTOR * PATCH)
     num_frames: int | None = _number(163, "FRAMES", 1, 1201, "Length of the video.", step=TIME_FACTOR)
+    preset: str | None = _text("exact", PRESETS_HELP, lambda: tuple(PRESETS))
     num_inference_steps: int | None = _number(64, "STEPS", 1, 1000, "More steps take longer and look finer.")
     guidance_scale: Number | Sequence[Number] | None = _number(
         6.0, "SCALE", 0.0, 100.0, "How closely to follow the prompt; a step at 1 takes half the time.", per_step=True
@@ -70,12 +80,29 @@ class GenerateRequest:
         None, "SEED", 0, 2**63 - 1, "The same seed gives the same video; without one, it is drawn and recorded."
     )
     fps: int | None = _number(30, "FPS", 1, 120, "Frames per second of the file.")
-    solver: str | None = _text("euler", "How to get from noise to a video.", choices_from=SOLVERS)
+    solver: str | None = _text("euler", "How to get from noise to a video.", lambda: names(SOLVERS))
     threshold_noise: float | None = _number(
         0.025, "SHARE", 0.001, 0.99, "How much of the noise the small steps at the start take away."
     )
     linear_steps: int | None = _number(
         None, "STEPS", 0, 999, "How many small, equal steps to start with; half of all steps when not given."
+    )
+    guidance_start_sigma: float | None = _number(
+        1.0, "SIGMA", 0.0, 1.0, "Guidance sets in at this noise level (1 noise, 0 clean)."
+    )
+    guidance_end_sigma: float | None = _number(
+        0.0, "SIGMA", 0.0, 1.0, "Guidance ends below this noise level; steps without guidance take half the time."
+    )
+    guidance_every: int | None = _number(
+        1, "N", 1, 1000, "Ask the negative prompt at every Nth guided step only: approximate, and faster, above 1."
+    )
+    step_cache: str | None = _text(
+        NO_STEP_CACHE,
+        "Take over most of a step from the one before when little changes: approximate, and faster.",
+        lambda: (NO_STEP_CACHE, *names(STEP_CACHES)),
+    )
+    cache_threshold: float | None = _number(
+        0.06, "CHANGE", 0.0, 1.0, "How large a change the step cache ignores: 0 is exact, more is faster and coarser."
     )
 
     def __post_init__(self) -> None:
@@ -83,24 +110,23 @@ class GenerateRequest:
             value = getattr(self, each.name)
             if value is not None or each.name == "prompt":
                 object.__setattr__(self, each.name, _checked(each, value))
-        _check_guidance_length(self.guidance_scale, self.num_inference_steps)
+        _check_guidance(self)
         _check_schedule(self.num_inference_steps, self.linear_steps, self.threshold_noise)
 
     def resolved(self, defaults: Mapping[str, Any] | None = None) -> "ResolvedRequest":
-        """Every field filled in: from the model's `defaults`, else from the published model's.
+        """Every field filled in: from its preset, else from the model's `defaults`, else from the published model's.
 
         Keys of `defaults` that are no fields are passed over. Linear steps keep the default's share of all steps.
         Raises CheckpointError when the defaults are wrong in themselves, InvalidRequest when they do not go together
         with this request.
         """
         own = _complete(defaults or {})
-        values = own | self._given()
+        preset = expanded(self.preset or own["preset"], own["num_inference_steps"])
+        values = _changed(_changed(own, preset), self._given())
         if values["seed"] is None:
             values["seed"] = secrets.randbelow(RANDOM_SEEDS)
-        if self.linear_steps is None and own["linear_steps"] is None:
+        if values["linear_steps"] is None:
             values["linear_steps"] = values["num_inference_steps"] // 2
-        elif self.linear_steps is None:
-            values["linear_steps"] = values["num_inference_steps"] * own["linear_steps"] // own["num_inference_steps"]
         return ResolvedRequest(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +158,7 @@ class ResolvedRequest(GenerateRequest):
         height: int
         width: int
         num_frames: int
+        preset: str
         num_inference_steps: int
         guidance_scale: float | tuple[float, ...]
         seed: int
@@ -139,6 +166,11 @@ class ResolvedRequest(GenerateRequest):
         solver: str
         threshold_noise: float
         linear_steps: int
+        guidance_start_sigma: float
+        guidance_end_sigma: float
+        guidance_every: int
+        step_cache: str
+        cache_threshold: float
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
@@ -192,8 +224,7 @@ class LatentShape:
 
 def choices(each: Field[Any]) -> tuple[str, ...] | None:
     """The texts that a field allows; None when it allows any, or takes no text."""
-    package = each.metadata.get("choices_from")
-    return None if package is None else names(package)
+    return None if (find := each.metadata.get("choices")) is None else find()
 
 
 def json_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -216,9 +247,8 @@ def _property(each: Field[Any], default: object) -> dict[str, Any]:
         known["default"] = list(default) if isinstance(default, tuple) else default
     if about["type"] is str:
         allowed = choices(each)
-        return (
-            known | {"type": "string", "maxLength": about["max_length"]} | ({"enum": list(allowed)} if allowed else {})
-        )
+        limits = {"maxLength": about["max_length"]} if allowed is None else {"enum": list(allowed)}
+        return known | {"type": "string"} | limits
     number = {"type": "integer" if about["type"] is int else "number", "minimum": about["min"], "maximum": about["max"]}
     if about["per_step"]:
         return known | {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
@@ -237,6 +267,14 @@ def _complete(defaults: Mapping[str, Any]) -> dict[str, Any]:
     except InvalidRequest as error:
         raise CheckpointError(f"the model's own defaults do not fit: {error}") from error
     return {name: getattr(own, name) for name in values}
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """With other steps, the linear ones keep their share, unless they change as well."""
+    changed = {**values, **changes}
+    if (linear := values["linear_steps"]) is not None and "linear_steps" not in changes:
+        changed["linear_steps"] = changed["num_inference_steps"] * linear // values["num_inference_steps"]
+    return changed
 
 
 def _checked(each: Field[Any], value: Any) -> Any:
@@ -308,13 +346,20 @@ def _as_real(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _check_guidance_length(scale: Number | Sequence[Number] | None, num_steps: int | None) -> None:
+def _check_guidance(asked: GenerateRequest) -> None:
+    scale, num_steps = asked.guidance_scale, asked.num_inference_steps
+    start, end = asked.guidance_start_sigma, asked.guidance_end_sigma
     if isinstance(scale, tuple) and not scale:
         raise InvalidRequest("guidance_scale is an empty list. Try one number, or one for each step.")
     if isinstance(scale, tuple) and num_steps is not None and len(scale) != num_steps:
         raise InvalidRequest(
             f"guidance_scale has {len(scale)} values for {num_steps} steps. "
             f"Try {num_steps} values, a single one, or num_inference_steps={len(scale)}."
+        )
+    if start is not None and end is not None and end > start:
+        raise InvalidRequest(
+            f"guidance_start_sigma={start} is below guidance_end_sigma={end}, and a run goes from sigma 1 down to 0. "
+            f"Try guidance_start_sigma={end}, guidance_end_sigma={start}."
         )
 
 

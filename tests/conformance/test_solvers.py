@@ -104,3 +104,12 @@ def test_the_place_in_a_batch_does_not_change_a_latent(solver: Solver) -> None:
     *_, alone = solver.run(decay, NOISE, linear_quadratic(4, 0.1))
     *_, together = solver.run(decay, batch, linear_quadratic(4, 0.1))
     assert torch.equal(together[1], alone[0])
+
+
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_started_at_a_later_sigma_from_the_latent_there_it_goes_on_bit_for_bit(solver: Solver, done: int) -> None:
+    sigmas = linear_quadratic(5, 0.1)
+    latents = list(solver.run(decay, NOISE, sigmas))
+    rest = list(solver.run(decay, latents[done - 1].clone(), sigmas[done:]))
+    assert len(rest) == 5 - done
+    assert all(torch.equal(one, other) for one, other in zip(rest, latents[done:], strict=True))

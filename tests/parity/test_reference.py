@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from daifuku.sample.guidance import Caption, guided
+from daifuku.sample.guidance import Caption, conditioned, guided, guided_together
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.sample.solvers.euler import euler
 from daifuku.weights.load import load_dit, load_vae
@@ -40,7 +40,11 @@ def test_eight_guided_euler_steps_equal_the_reference(
     io, settings = golden("dit_io"), golden_config["sample"]
     prompt = Caption(io["sample.y_feat"], io["sample.y_mask"].bool())
     null = Caption(io["sample.null_feat"], io["sample.null_mask"].bool())
-    velocity = guided(load_dit(golden_folder), prompt, null, lambda sigma: settings["cfg"], batched=batched)
+    dit = load_dit(golden_folder)
+    if batched:
+        velocity = guided_together(dit, prompt, null, lambda sigma: settings["cfg"])
+    else:
+        velocity = guided(conditioned(dit, prompt), conditioned(dit, null), lambda sigma: settings["cfg"])
     *_, latent = euler(velocity, io["sample.z"], linear_quadratic(settings["steps"], settings["threshold_noise"]))
     assert_same(latent, io["sample.latents_dit"])
     assert_same(load_vae(golden_folder).unwhiten(latent), io["sample.latents_vae"])

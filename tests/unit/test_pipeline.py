@@ -13,19 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
-from daifuku.errors import InvalidRequest, NonFiniteLatent
-from daifuku.events import Done, Frames, Step, TextReady
+from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
+from daifuku.events import Done, Frames, Planned, Step, TextReady
 from daifuku.media.read import read_metadata, read_video
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
-from daifuku.pipeline import Pipeline, provenance
+from daifuku.pipeline import Pipeline
 from daifuku.request import GenerateRequest
 from daifuku.runtime.build import Parts
+from daifuku.runtime.checkpoint import Start
+from daifuku.runtime.estimate import ModelSizes
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.solvers import heun
 from daifuku.text import PromptCut, TextEncoder
+from daifuku.video import provenance
 
 WIDTH = 16
 DEFAULTS = {"height": 16, "width": 32, "num_frames": 13, "num_inference_steps": 3, "guidance_scale": 2.0, "fps": 20}
@@ -82,15 +85,18 @@ def model() -> Model:
     for name, network in (("text", t5), ("dit", dit), ("decoder", decoder)):
         network.eval().register_forward_hook(lambda *_, name=name: calls.append(name))
     text = TextEncoder(t5, Letters(), zero_empty=True)
-    parts = Parts(text=lambda: text, dit=lambda: dit, vae=lambda: vae, defaults=DEFAULTS)
+    sizes = ModelSizes(dit=dit.config, decoder=decoder.config, text_parameters=960, text_tokens=12)
+    parts = Parts(
+        text=lambda *_: text, dit=lambda *_: dit, vae=lambda *_: vae, sizes=lambda: sizes, defaults=DEFAULTS
+    )
     return Model(pipe=Pipeline(parts), dit=dit, vae=vae, t5=t5, calls=calls)
 
 
-def never() -> Any:
+def never(*_: object) -> Any:
     raise AssertionError("weights were read")
 
 
-BARE = Pipeline(Parts(text=never, dit=never, vae=never, defaults=DEFAULTS))
+BARE = Pipeline(Parts(text=never, dit=never, vae=never, sizes=never, defaults=DEFAULTS))
 """A pipeline whose weights must not be touched."""
 
 
@@ -100,13 +106,13 @@ def ask(**values: Any) -> GenerateRequest:
 
 def test_a_run_tells_its_whole_story_in_order(model: Model) -> None:
     events = list(model.pipe.run(ask()))
-    assert [type(event) for event in events] == [TextReady, *[Step] * 3, *[Frames] * 3, Done]
+    assert [type(event) for event in events] == [Planned, TextReady, *[Step] * 3, *[Frames] * 3, Done]
     steps = [event for event in events if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     assert steps[0].sigma > steps[1].sigma > steps[2].sigma == 0.0
     chunks = [event for event in events if isinstance(event, Frames)]
     assert [(chunk.start, len(chunk.frames)) for chunk in chunks] == [(0, 1), (1, 6), (7, 6)]
-    assert all(event.seconds > 0 for event in events if not isinstance(event, Done))
+    assert all(event.seconds > 0 for event in events if isinstance(event, TextReady | Step | Frames))
 
 
 def test_a_video_has_the_size_that_was_asked_for(model: Model) -> None:
@@ -120,7 +126,7 @@ def test_the_video_is_what_the_events_showed(model: Model) -> None:
     events = list(model.pipe.run(ask()))
     video = events[-1].video
     assert np.array_equal(video.frames, np.concatenate([each.frames for each in events if isinstance(each, Frames)]))
-    assert torch.equal(video.latents, events[3].latent)
+    assert torch.equal(video.latents, events[4].latent)
 
 
 def test_frames_that_are_streamed_are_those_of_the_whole_decode(model: Model) -> None:
@@ -142,7 +148,7 @@ def test_frames_become_the_whitened_latents_that_decode_takes(model: Model) -> N
     channels, num_blocks = (32, 32, 32, 32), (0, 1, 1, 1, 1)
     encoder = Encoder(EncoderConfig(channels=channels, num_blocks=num_blocks, attention=(False,) * 5)).eval()
     vae = AsymmVAE(encoder, model.vae.decoder, MOCHI_STATS)
-    pipe = Pipeline(replace(model.pipe.parts, vae=lambda: vae))
+    pipe = Pipeline(replace(model.pipe.parts, vae=lambda *_: vae))
     frames = np.random.default_rng(0).integers(0, 256, (13, 16, 32, 3), dtype=np.uint8)
     latents = pipe.encode(frames)
     assert latents.shape == LATENT_SHAPE
@@ -199,7 +205,7 @@ def test_the_seeds_own_noise_given_as_latents_makes_the_same_video(model: Model)
 
 def test_closing_the_generator_cancels_the_run(model: Model) -> None:
     run = model.pipe.run(ask(guidance_scale=1))
-    next(run), next(run)
+    next(run), next(run), next(run)
     run.close()
     assert model.calls == ["text", "dit"]
     with pytest.raises(StopIteration):
@@ -209,7 +215,7 @@ def test_closing_the_generator_cancels_the_run(model: Model) -> None:
 def test_nothing_happens_before_the_next_event_is_asked_for(model: Model) -> None:
     run = model.pipe.run(ask(guidance_scale=1))
     assert model.calls == []
-    for so_far in (["text"], ["text", "dit"], ["text", "dit", "dit"]):
+    for so_far in ([], ["text"], ["text", "dit"], ["text", "dit", "dit"]):
         next(run)
         assert model.calls == so_far
 
@@ -228,7 +234,7 @@ def test_inference_mode_is_on_inside_the_run_and_never_for_the_caller(model: Mod
 @pytest.mark.parametrize("stop", ["close", "fail"])
 def test_a_run_that_ends_early_leaves_the_callers_thread_as_it_was(model: Model, stop: str) -> None:
     run = model.pipe.run(ask())
-    next(run), next(run)
+    next(run), next(run), next(run)
     if stop == "close":
         run.close()
     else:
@@ -240,7 +246,7 @@ def test_a_run_that_ends_early_leaves_the_callers_thread_as_it_was(model: Model,
 
 def test_latents_are_ordinary_tensors_that_autograd_takes(model: Model) -> None:
     events = list(model.pipe.run(ask()))
-    for latent in (events[1].latent, events[-1].video.latents):
+    for latent in (events[2].latent, events[-1].video.latents):
         weight = torch.ones((), requires_grad=True)
         (weight * latent).sum().backward()
         assert weight.grad is not None
@@ -249,7 +255,7 @@ def test_latents_are_ordinary_tensors_that_autograd_takes(model: Model) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_latent_that_is_not_finite_stops_the_run_and_names_the_step(model: Model, value: float) -> None:
     run = model.pipe.run(ask())
-    next(run), next(run)
+    next(run), next(run), next(run)
     model.dit.final.linear.bias.data.fill_(value)
     with pytest.raises(NonFiniteLatent, match="after step 2"):
         list(run)
@@ -311,6 +317,12 @@ def test_every_keyword_of_the_call_reaches_the_request(model: Model) -> None:
         "solver": "heun",
         "threshold_noise": 0.2,
         "linear_steps": 0,
+        "preset": "draft",
+        "guidance_start_sigma": 0.9,
+        "guidance_end_sigma": 0.1,
+        "guidance_every": 3,
+        "step_cache": "first_block",
+        "cache_threshold": 0.2,
     }
     video = model.pipe("ball", **asked)
     assert {"prompt": "ball", **asked} == {
@@ -319,14 +331,14 @@ def test_every_keyword_of_the_call_reaches_the_request(model: Model) -> None:
 
 
 def test_a_prompt_that_fits_is_not_cut(model: Model) -> None:
-    ready = next(model.pipe.run(ask(prompt="eleven long")))
+    _, ready, *_ = model.pipe.run(ask(prompt="eleven long"))
     assert isinstance(ready, TextReady)
     assert (ready.num_tokens, ready.max_tokens, ready.cut_text) == (12, 12, "")
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_shows_the_tail(model: Model) -> None:
     with pytest.warns(PromptCut, match="13 tokens"):
-        ready = next(model.pipe.run(ask(prompt="twelve long!")))
+        _, ready, *_ = model.pipe.run(ask(prompt="twelve long!"))
     assert isinstance(ready, TextReady)
     assert (ready.num_tokens, ready.max_tokens, ready.cut_text) == (13, 12, "!")
 
@@ -365,8 +377,8 @@ def test_the_record_of_a_video_says_how_it_was_made(model: Model, tmp_path: Path
         "variant": None,
         "identity": "0123abcd",
         "device": "cpu",
-        "dtype": "float32",
     }
+    assert record["runtime"]["dtype"] == "float32" and None not in record["runtime"].values()
     assert set(record["versions"]) == {"daifuku", "torch", "python"}
     assert set(record["timings"]) == {"text_s", "sampling_s", "decoding_s"} and record["noise_from_seed"] is True
 
@@ -375,3 +387,64 @@ def test_saving_twice_keeps_both_files(model: Model, tmp_path: Path) -> None:
     video = model.pipe("ball", seed=7)
     first, second = video.save(tmp_path / "clip.mp4"), video.save(str(tmp_path / "clip.mp4"))
     assert first != second and first.exists() and second.exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"step_cache": "first_block", "cache_threshold": 0.5, "guidance_every": 2}])
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_a_run_goes_on_from_any_step_to_the_same_bits(model: Model, settings: dict[str, Any], index: int) -> None:
+    events = list(model.pipe.run(ask(num_inference_steps=4, **settings)))
+    (step,) = (event for event in events if isinstance(event, Step) and event.index == index)
+    start = Start(index=index, latent=step.latent, states=step.states)
+    rest = list(model.pipe.run(ask(num_inference_steps=4, **settings), start=start))
+    assert [event.index for event in rest if isinstance(event, Step)] == list(range(index + 1, 5))
+    assert torch.equal(rest[-1].video.latents, events[-1].video.latents)
+    assert np.array_equal(rest[-1].video.frames, events[-1].video.frames)
+
+
+def full(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class FailsAt:
+    """A hook that runs out of memory at one call of a network, and not again."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+
+    def __call__(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            full()
+
+
+@pytest.mark.parametrize(("name", "call"), [("t5", 1), ("dit", 1), ("dit", 4), ("decoder", 1), ("decoder", 3)])
+def test_running_out_of_memory_once_costs_nothing_that_was_made(model: Model, name: str, call: int) -> None:
+    expected = model.pipe("ball", seed=7, guidance_every=2)
+    network = model.vae.decoder if name == "decoder" else getattr(model, name)
+    network.register_forward_pre_hook(FailsAt(call))
+    events = list(model.pipe.run(ask(guidance_every=2)))
+    first, second = (event for event in events if isinstance(event, Planned))
+    assert (first.out_of_memory, second.out_of_memory) == (False, True)
+    assert second.plan.peak_bytes < first.plan.peak_bytes
+    assert [event.index for event in events if isinstance(event, Step)] == [1, 2, 3]
+    assert [event.start for event in events if isinstance(event, Frames)] == [0, 1, 7]
+    assert np.array_equal(events[-1].video.frames, expected.frames)
+    assert events[-1].video.runtime == second.plan.runtime
+
+
+def test_running_out_of_memory_twice_ends_the_run(model: Model) -> None:
+    model.dit.register_forward_pre_hook(full)
+    with pytest.raises(NotEnoughMemory, match="after 0 of 3 steps.*fewer frames"):
+        list(model.pipe.run(ask()))
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_memory(model: Model) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    model.dit.register_forward_pre_hook(fails)
+    run = model.pipe.run(ask())
+    planned = [next(run), next(run)][0]
+    assert isinstance(planned, Planned)
+    with pytest.raises(ZeroDivisionError):
+        next(run)

@@ -63,6 +63,14 @@ def test_a_file_that_breaks_the_convention_is_an_error(package: Path, content: s
         registry.load_all("plugs", Kind)
 
 
+def test_words_of_a_name_are_joined_by_an_underscore(package: Path) -> None:
+    for name in ("two_words", "two-words"):
+        (package / f"{name}.py").write_text(KIND + f"KIND = Kind(name='{name}', help='Does a thing.')")
+    assert registry.load("plugs", "two_words", Kind).name == "two_words"
+    with pytest.raises(TypeError, match="joined by '_'"):
+        registry.load("plugs", "two-words", Kind)
+
+
 def test_an_unknown_plugin_is_an_error_that_names_those_there_are(package: Path) -> None:
     (package / "mine.py").write_text("")
     with pytest.raises(KeyError, match="there are mine"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from daifuku.errors import CheckpointError, InvalidRequest
+from daifuku.presets import PRESETS
 from daifuku.request import GenerateRequest, LatentShape, choices, json_schema
 
 HUGE = pytest.param(10**5000, id="huge")  # too many digits for Python to print, so it needs a name
@@ -40,6 +41,15 @@ def request(**values: Any) -> GenerateRequest:
         ({"solver": "hein"}, "the choices are euler, heun. Try heun."),
         ({"solver": "dpm"}, "Try euler or heun."),
         ({"threshold_noise": 0.0}, "Try 0.001."),
+        ({"preset": "fast"}, "Try fast8."),
+        ({"step_cache": "tea_cache"}, "the choices are none, first_block, teacache. Try teacache."),
+        ({"cache_threshold": -0.1}, "Try 0.0."),
+        ({"guidance_every": 0}, "Try 1."),
+        ({"guidance_start_sigma": 2.0}, "Try 1.0."),
+        (
+            {"guidance_start_sigma": 0.2, "guidance_end_sigma": 0.9},
+            "Try guidance_start_sigma=0.9, guidance_end_sigma=0.2.",
+        ),
         ({"num_inference_steps": 8, "linear_steps": 8}, "Try 4, or at most 7."),
         (
             {"num_inference_steps": 3, "guidance_scale": [1.0, 2.0]},
@@ -103,6 +113,8 @@ def test_without_defaults_a_request_means_those_of_the_published_model() -> None
     assert (asked.height, asked.width, asked.num_frames, asked.fps) == (480, 848, 163, 30)
     assert (asked.num_inference_steps, asked.guidance_scale, asked.solver) == (64, 6.0, "euler")
     assert (asked.threshold_noise, asked.linear_steps, asked.negative_prompt, asked.seed) == (0.025, 32, "", 1)
+    assert (asked.preset, asked.step_cache, asked.guidance_every) == ("exact", "none", 1)
+    assert (asked.guidance_start_sigma, asked.guidance_end_sigma) == (1.0, 0.0)
 
 
 def test_the_models_own_defaults_fill_what_was_left_open() -> None:
@@ -125,6 +137,42 @@ def test_linear_steps_keep_the_defaults_share_when_the_steps_change(steps: int, 
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_half_of_the_steps_are_linear_when_nobody_says_otherwise(steps: int) -> None:
     assert request(num_inference_steps=steps).resolved().linear_steps == steps // 2
+
+
+def test_a_preset_changes_the_models_defaults_and_what_is_given_changes_the_preset() -> None:
+    own = {"num_inference_steps": 32, "guidance_scale": 3.0, "threshold_noise": 0.2, "linear_steps": 8}
+    preset = request(preset="fast8").resolved(own)
+    assert (preset.num_inference_steps, preset.guidance_scale) == (8, 1.5)
+    assert (preset.threshold_noise, preset.linear_steps) == (0.1, 6)
+    given = request(preset="fast8", guidance_scale=2.0, threshold_noise=0.05).resolved(own)
+    assert (given.num_inference_steps, given.guidance_scale, given.threshold_noise) == (8, 2.0, 0.05)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("own", [{}, {"num_inference_steps": 1}, {"num_inference_steps": 8, "linear_steps": 6}])
+def test_every_preset_suits_every_model(name: str, own: dict[str, Any]) -> None:
+    asked = request(preset=name, seed=1).resolved(own)
+    assert asked.preset == name
+    assert asked == request(seed=1).resolved(own | {"preset": name})
+
+
+def test_fewer_steps_of_a_preset_are_a_share_of_the_models_own() -> None:
+    for steps in (64, 32, 8):
+        own = {"num_inference_steps": steps, "linear_steps": steps // 4}
+        few = request(preset="draft").resolved(own)
+        assert few.num_inference_steps == round(PRESETS["draft"].steps_share * steps) < steps
+        assert few.linear_steps == few.num_inference_steps // 4
+
+
+def test_the_preset_that_approximates_nothing_undoes_what_a_model_would_approximate() -> None:
+    asked = request().resolved({"step_cache": "teacache", "guidance_every": 3, "guidance_end_sigma": 0.5})
+    assert (asked.step_cache, asked.guidance_every, asked.guidance_end_sigma) == ("none", 1, 0.0)
+
+
+def test_a_record_stays_what_it_was_when_a_preset_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = request(preset="draft", seed=1).resolved().to_dict()
+    monkeypatch.setitem(PRESETS, "draft", PRESETS["fast8"])
+    assert GenerateRequest.from_dict(recorded).resolved().to_dict() == recorded
 
 
 @pytest.mark.parametrize("defaults", [{"num_frames": 40}, {"linear_steps": "many"}, {"solver": "unknown"}])
@@ -192,13 +240,15 @@ def test_every_field_says_what_flags_and_forms_need_to_know(name: str) -> None:
     about = next(each for each in fields(GenerateRequest) if each.name == name).metadata
     assert about["help"].endswith(".")
     assert about["placeholder"].isupper()
-    limits = {"max_length", "choices_from"} if about["type"] is str else {"min", "max", "step", "per_step"}
+    limits = {"max_length", "choices"} if about["type"] is str else {"min", "max", "step", "per_step"}
     assert about.keys() == {"help", "type", "default", "placeholder"} | limits
 
 
-def test_the_choices_of_a_field_are_its_plugins() -> None:
+def test_the_choices_of_a_field_are_its_plugins_and_what_stands_for_none() -> None:
     by_name = {each.name: choices(each) for each in fields(GenerateRequest)}
     assert by_name.pop("solver") == ("euler", "heun")
+    assert by_name.pop("step_cache") == ("none", "first_block", "teacache")
+    assert by_name.pop("preset") == ("exact", "balanced", "draft", "fast8")
     assert set(by_name.values()) == {None}
 
 
@@ -213,6 +263,7 @@ def test_the_json_schema_covers_every_field_with_its_limits() -> None:
     ].items()
     assert properties["num_frames"]["maximum"] == 1201 and "multipleOf" not in properties["num_frames"]
     assert properties["solver"]["enum"] == ["euler", "heun"]
+    assert properties["step_cache"]["default"] == "none" and properties["negative_prompt"]["maxLength"] == 10_000
     assert [kind["type"] for kind in properties["guidance_scale"]["anyOf"]] == ["number", "array"]
     assert "default" not in properties["seed"]
 

@@ -128,15 +128,18 @@ def look_at_solvers() -> Iterator[Finding]:
 
 def look_at_models() -> Iterator[Finding]:
     """The built-in model, read as a whole, and the cache of downloaded ones."""
+    import torch
     from huggingface_hub import constants
 
+    from daifuku.config import RuntimeConfig
     from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, load_parts
     from daifuku.weights.hub import download_command
 
     finding = Finding(section="models", name=BUILT_IN, needed=True)
     try:
         parts = load_parts(BUILT_IN, device="cpu")
-        networks = parts.text().t5, parts.dit(), parts.vae()
+        run, cpu = RuntimeConfig(), torch.device("cpu")
+        networks = parts.text(run, cpu).t5, parts.dit(run, cpu), parts.vae(run, cpu)
         tensors = [tensor for network in networks for tensor in network.state_dict().values()]
         damaged = not all(tensor.isfinite().all() for tensor in tensors)
         count = sum(tensor.numel() for tensor in tensors)

@@ -8,10 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from daifuku.config import RuntimeConfig, setting_choices
 from daifuku.errors import InvalidRequest
 from daifuku.request import GenerateRequest, choices
 
-REQUEST_PANEL, MODEL_PANEL = "What to make", "Which model, and how it runs"
+REQUEST_PANEL, MODEL_PANEL, RUNTIME_PANEL = (
+    "What to make",
+    "Which model",
+    "How it runs: the plan decides what is left out",
+)
 """Headings of the help page."""
 
 
@@ -34,6 +39,10 @@ Dtype = Annotated[
         "--dtype", "NAME", "float32, bfloat16 or float16; if not given float32 on a CPU, else what suits the weights."
     ),
 ]
+Memory = Annotated[
+    str | None,
+    _about_model("--vram", "SIZE", "Memory of the device that may be used, such as 12GiB; what is free if not given."),
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -48,22 +57,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 
 def with_request_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a flag for every request field in place of its first parameter.
+    """The command with a flag for every request field in place of its parameter `values`, and for every runtime setting
+    in place of its parameter `runtime`, if it has one.
 
-    The command's first argument is then a dictionary of the fields that were given.
+    `values` is then a dictionary of the fields that were given, and `runtime` a RuntimeConfig.
     """
-    own = list(inspect.signature(command).parameters.values())[1:]
+    signature = inspect.signature(command).parameters
     request = [_parameter(each) for each in fields(GenerateRequest)]
+    runtime = [_setting(each) for each in fields(RuntimeConfig)] if "runtime" in signature else []
+    own = [each for name, each in signature.items() if name not in ("values", "runtime")]
 
     @wraps(command)
     def _run(**given: Any) -> None:
         texts = {each.name: given.pop(each.name) for each in request}
+        settings = {each.name: given.pop(each.name) for each in runtime}
         values = {name: value for name, value in texts.items() if value is not None}
         if "guidance_scale" in values:
             values["guidance_scale"] = _numbers(values["guidance_scale"])
+        if runtime:
+            given["runtime"] = RuntimeConfig(**settings)
         command(values, **given)
 
-    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*request, *own)]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*request, *own, *runtime)]
     _run.__dict__["__signature__"] = inspect.Signature(parameters)
     _run.__annotations__ = {each.name: each.annotation for each in parameters}
     return _run
@@ -84,6 +99,23 @@ def _parameter(each: Field[Any]) -> inspect.Parameter:
         )
     return inspect.Parameter(
         each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, about]
+    )
+
+
+def _setting(each: Field[Any]) -> inspect.Parameter:
+    about, flag = each.metadata, "--" + each.name.replace("_", "-")
+    allowed = setting_choices(about)
+    facts = " or ".join(allowed) if allowed else f"{about['min']} or more" if about["type"] is int else ""
+    placeholder: dict[type, str | None] = {bool: None, int: "NUMBER", str: "NAME"}
+    option = typer.Option(
+        f"{flag}/--no-{flag.removeprefix('--')}" if about["type"] is bool else flag,
+        metavar=placeholder[about["type"]],
+        help=f"{about['help']} ({facts})" if facts else about["help"],
+        show_default=False,
+        rich_help_panel=RUNTIME_PANEL,
+    )
+    return inspect.Parameter(
+        each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[about["type"] | None, option]
     )
 
 

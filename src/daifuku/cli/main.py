@@ -1,6 +1,7 @@
 """The `daifuku` command: finds the commands beside this file, and turns errors into one line and an exit code."""
 
 import pkgutil
+import signal
 import sys
 import traceback
 import warnings
@@ -17,7 +18,7 @@ from daifuku.cli.console import say
 from daifuku.errors import DaifukuError, InvalidRequest
 from daifuku.version import VERSION
 
-FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 @dataclass(kw_only=True)
@@ -28,13 +29,15 @@ class Settings:
 
 
 def main() -> None:
-    """Run the command line. Exits with 0, 1 (failed), 2 (wrong request) or 130 (interrupted)."""
+    """Run the command line. Exits with 0, 1 (failed), 2 (wrong request), 130 (interrupted) or 143 (terminated)."""
     settings = Settings()
+    # The default would end the process at once, and leave half-written files behind.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         build_app(settings)(prog_name="daifuku")
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            say("interrupted")
+        if end.code in (INTERRUPTED, TERMINATED):
+            say("interrupted" if end.code == INTERRUPTED else "terminated")
         raise
     except KeyboardInterrupt:
         say("interrupted")
@@ -48,6 +51,10 @@ def main() -> None:
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             say(f"error: something went wrong inside ({what}). `daifuku --debug ...` shows where.")
         sys.exit(WRONG_REQUEST if isinstance(error, InvalidRequest) else FAILED)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(TERMINATED)
 
 
 def build_app(settings: Settings) -> typer.Typer:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from daifuku.config import RuntimeConfig
 from daifuku.errors import InvalidRequest, MediaError
 from daifuku.request import GenerateRequest
 
@@ -24,7 +25,6 @@ class RecordedModel:
     name: str
     identity: str
     device: str
-    dtype: str
     revision: str | None = None
     variant: str | None = None
 
@@ -38,6 +38,7 @@ class Record:
     """The record as it was read."""
     request: GenerateRequest
     model: RecordedModel
+    runtime: RuntimeConfig
 
 
 def read_record(source: str) -> Record:
@@ -72,10 +73,11 @@ def parse_record(found: Mapping[str, Any], source: str) -> Record:
         raise InvalidRequest(f"{source} was made by a model in memory, which no file holds.")
     try:
         known = {name: found["model"].get(name) for name in (each.name for each in fields(RecordedModel))}
-        if not all(isinstance(known[name], str) for name in ("name", "identity", "device", "dtype")):
+        if not all(isinstance(known[name], str) for name in ("name", "identity", "device")):
             raise TypeError
         request = GenerateRequest.from_dict(found["request"])
-        return Record(source=source, found=found, request=request, model=RecordedModel(**known))
+        runtime = RuntimeConfig(**found["runtime"])
+        return Record(source=source, found=found, request=request, model=RecordedModel(**known), runtime=runtime)
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"the record of {source} is not complete.") from error
 
@@ -91,7 +93,8 @@ def check_same_model(record: Record, info: "ModelInfo") -> None:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two records differ that may change the last bits of a clip: device, precision and versions."""
-    pairs = [(name, then["model"].get(name), now["model"][name]) for name in ("device", "dtype")]
+    """In what two records differ that may change the last bits of a clip: device, way of running and versions."""
+    pairs = [("device", then["model"].get("device"), now["model"]["device"])]
+    pairs += [(name, then["runtime"].get(name), value) for name, value in now["runtime"].items()]
     pairs += [(name, then.get("versions", {}).get(name), version) for name, version in now["versions"].items()]
     return [f"{name} is {new} instead of {old}" for name, old, new in pairs if new != old]

@@ -90,7 +90,7 @@ def evaluate_world(
     `generate` takes a prompt and a seed. The prompts show combinations of shape, colour and motion that training holds
     out, one object each, and always say size and background.
     """
-    true_clips = [_true_clip(seed, index, size, num_frames, fps) for index in range(num_prompts)]
+    true_clips = [true_clip(seed, index, size, num_frames, fps) for index in range(num_prompts)]
     rows = [measure("true renders", ((clip.frames, clip) for clip in true_clips), fps=fps)]
     if reconstruct is not None:
         pairs = ((reconstruct(clip.frames), clip) for clip in true_clips)
@@ -116,7 +116,8 @@ def measure(name: str, pairs: Iterable[tuple[Frames, Clip]], *, fps: int = 20, c
     return Row(name=name, scores={key: _interval(values, METRICS[key].summarise) for key, values in columns.items()})
 
 
-def _true_clip(seed: int, index: int, size: int, num_frames: int, fps: int) -> Clip:
+def true_clip(seed: int, index: int, size: int, num_frames: int, fps: int) -> Clip:
+    """Clip number `index` of those that a model is measured on: a combination never trained on, and its caption."""
     rng = np.random.default_rng([seed, index])
     scene = sample_scene(rng, split="unseen")
     return render(scene, size=size, num_frames=num_frames, fps=fps, caption=describe(scene, rng, complete=True))

@@ -98,12 +98,7 @@ class FolderEncoder:
         self._path, self._num_frames = path, 0
 
     def add(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
-        codec = av.CodecContext.create("png", "w")
-        assert isinstance(codec, av.VideoCodecContext)
-        codec.height, codec.width = frame.shape[:2]
-        codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
-        packets = codec.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
-        (self._path / f"{self._num_frames:05d}.png").write_bytes(b"".join(map(bytes, packets)))
+        (self._path / f"{self._num_frames:05d}.png").write_bytes(png(frame))
         self._num_frames += 1
 
     def finish(self, tag: str | None) -> None:
@@ -111,6 +106,16 @@ class FolderEncoder:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """One picture as the content of a PNG file."""
+    codec = av.CodecContext.create("png", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.height, codec.width = picture.shape[:2]
+    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
+    packets = codec.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+    return b"".join(map(bytes, packets))
 
 
 def _to_yuv(picture: av.VideoFrame) -> av.VideoFrame:

@@ -88,12 +88,18 @@ class JointAttention(nn.Module):
     def forward(
         self, video: Float[Tensor, "b n dv"], text: Float[Tensor, "b m dt"], turn: Rotation, lengths: Lengths
     ) -> tuple[Float[Tensor, "b n dv"], Float[Tensor, "b m dt"] | None]:
-        vq, vk, vv = self._heads(self.video_qkv(video))
-        tq, tk, tv = self._heads(self.text_qkv(text))
-        video_qkv = QKV(rotate(self.video_q_norm(vq), turn), rotate(self.video_k_norm(vk), turn), vv)
-        text_qkv = QKV(self.text_q_norm(tq), self.text_k_norm(tk), tv)
+        video_qkv, text_qkv = self._video_heads(video, turn), self._text_heads(text)
         video, text = (rearrange(x, "b h n d -> b n (h d)") for x in self.attend(video_qkv, text_qkv, lengths))
         return self.video_out(video), None if self.text_out is None else self.text_out(text)
+
+    def _video_heads(self, video: Float[Tensor, "b n dv"], turn: Rotation) -> QKV:
+        q, k, v = self._heads(self.video_qkv(video))
+        q, k = (rotate(norm(x), turn).to(v.dtype) for norm, x in ((self.video_q_norm, q), (self.video_k_norm, k)))
+        return QKV(q, k, v)
+
+    def _text_heads(self, text: Float[Tensor, "b m dt"]) -> QKV:
+        q, k, v = self._heads(self.text_qkv(text))
+        return QKV(self.text_q_norm(q).to(v.dtype), self.text_k_norm(k).to(v.dtype), v)
 
     def _heads(self, qkv: Float[Tensor, "b n w"]) -> Float[Tensor, "3 b heads n d"]:
         return rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.num_heads)

@@ -20,7 +20,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
         gate, value = self.up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * value)
+        return self.down(F.silu(gate).mul_(value))
 
 
 class AsymmBlock(nn.Module):

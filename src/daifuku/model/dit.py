@@ -73,11 +73,17 @@ class AsymmDiT(nn.Module):
         return Embedded(
             video=self.patch_embed(latent.to(dtype)),
             text=self.text_proj(text),
-            conditioning=F.silu(self.time_embed(sigma) + self.caption_pool(text, mask)),
+            conditioning=self.condition(sigma, text, mask),
             turn=rotation(self.pos_frequencies, token_positions(frames, rows, cols, latent.device)),
             lengths=lengths,
             grid=(frames, rows, cols),
         )
+
+    def condition(
+        self, sigma: Float[Tensor, " b"], text: Float[Tensor, "b m features"], mask: Bool[Tensor, "b m"]
+    ) -> Float[Tensor, "b dv"]:
+        """What every modulation is told: noise level and caption, after the SiLU that each of them starts with."""
+        return F.silu(self.time_embed(sigma) + self.caption_pool(text, mask))
 
     def unembed(self, video: Float[Tensor, "b n dv"], state: Embedded) -> Float[Tensor, "b c t h w"]:
         """Video tokens back to a latent."""

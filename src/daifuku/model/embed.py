@@ -81,7 +81,7 @@ class FinalLayer(nn.Module):
     def forward(self, video: Float[Tensor, "b n dv"], conditioning: Float[Tensor, "b dv"]) -> Float[Tensor, "b n p"]:
         shift, scale = self.modulation(conditioning).unsqueeze(1).chunk(2, dim=-1)
         normed = F.layer_norm(video.float(), video.shape[-1:], eps=1e-6)
-        return self.linear((normed * (1 + scale.float()) + shift.float()).to(video.dtype))
+        return self.linear(torch.addcmul(shift.float(), normed, 1 + scale.float()).to(video.dtype))
 
 
 def unpatchify(patches: Float[Tensor, "b n p"], frames: int, rows: int, cols: int) -> Float[Tensor, "b c t h w"]:

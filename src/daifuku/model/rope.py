@@ -4,7 +4,7 @@ import math
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 REFERENCE_AREA = 192 * 192
@@ -21,19 +21,19 @@ def token_positions(frames: int, rows: int, cols: int, device: torch.device | st
     )
 
 
-Rotation = tuple[Float[Tensor, "heads tokens pairs"], Float[Tensor, "heads tokens pairs"]]
-"""Cosine and sine of each token's angles, float32."""
+Rotation = Complex[Tensor, "heads tokens pairs"]
+"""What turns each pair of a head's features, as a complex number of length one."""
 
 
 def rotation(frequencies: Float[Tensor, "3 heads pairs"], positions: Float[Tensor, "tokens 3"]) -> Rotation:
     """The angles of every token in every head: learned frequencies times positions."""
-    angles = torch.einsum("na,ahp->hnp", positions, frequencies.float())
-    return angles.cos(), angles.sin()
+    # Angles grow with the frame number: in half precision late frames would be off by whole degrees.
+    with torch.autocast(positions.device.type, enabled=False):
+        angles = torch.einsum("na,ahp->nhp", positions, frequencies.float())
+    return rearrange(torch.complex(angles.cos(), angles.sin()), "n h p -> h n p")
 
 
 def rotate(x: Float[Tensor, "b heads tokens d"], by: Rotation) -> Float[Tensor, "b heads tokens d"]:
-    """Rotates the interleaved pairs (2i, 2i+1) of x."""
-    cos, sin = by
-    even, odd = rearrange(x.float(), "b h n (pairs two) -> two b h n pairs", two=2)
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    """Rotates the interleaved pairs (2i, 2i+1) of x, float32."""
+    pairs = torch.view_as_complex(rearrange(x, "b h n (pairs two) -> b h n pairs two", two=2))
+    return rearrange(torch.view_as_real(pairs * by), "b h n pairs two -> b h n (pairs two)")

@@ -1,22 +1,30 @@
 """From the name of a model to its networks on a device: files are found at once, weights read when first needed."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from daifuku.config import RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
+from daifuku.runtime import preview
+from daifuku.runtime.estimate import ModelSizes
+from daifuku.runtime.machine import cache_folder
+from daifuku.runtime.preview import LatentToRGB, read_latent_to_rgb
 from daifuku.text import TextEncoder, load_text_encoder
+from daifuku.text.encoder import MAX_TOKENS
 from daifuku.weights.identity import model_identity
-from daifuku.weights.load import as_dtype, load_dit, load_vae
+from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_dit, load_vae
 from daifuku.weights.locate import ModelFiles, locate
+from daifuku.weights.tensors import TensorFiles
 
 BUILT_IN = "built-in"
 """The name of the small model that comes with the package."""
@@ -34,25 +42,28 @@ class ModelInfo:
     identity: str | None
     """Fingerprint of the weight files; None for networks that come from no file."""
     device: str
-    dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The networks of a model. Each is a function that gives the network, so that none is read before it is needed."""
+    """The networks of a model. Each is a function that reads the network for a way of running, onto a device."""
 
-    text: Callable[[], TextEncoder]
-    dit: Callable[[], AsymmDiT]
-    vae: Callable[[], AsymmVAE]
+    text: Callable[[RuntimeConfig, torch.device], TextEncoder]
+    dit: Callable[[RuntimeConfig, torch.device], AsymmDiT]
+    vae: Callable[[RuntimeConfig, torch.device], AsymmVAE]
+    sizes: Callable[[], ModelSizes]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    """Precision of the transformer and the VAE. Text is always encoded in float32, since T5 overflows below that."""
+    """Precision of the transformer and the VAE where memory is no matter."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """The model's own values for what a request leaves None."""
     name: str = "in memory"
     revision: str | None = None
     variant: str | None = None
     identity: Callable[[], str | None] = lambda: None
+    preview: Callable[[], LatentToRGB | None] = lambda: None
+    """How latents become colours, where that is known."""
+    remember_preview: Callable[[LatentToRGB], None] = lambda _: None
 
     @property
     def info(self) -> ModelInfo:
@@ -62,7 +73,6 @@ class Parts:
             variant=self.variant,
             identity=self.identity(),
             device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
         )
 
 
@@ -70,32 +80,36 @@ def load_parts(
     model: str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,
 ) -> Parts:
-    """Finds a model's files; each network is read when it is first asked for, and then kept.
+    """Finds a model's files. None or "built-in" is the small model of the package.
 
-    None or "built-in" is the small model of the package. Without a device it is the first of cuda, mps and cpu that is
-    there; without a dtype, what `default_dtype` says. Raises ModelNotFound, or InvalidRequest for a device or dtype
-    that does not work here.
+    Without a device it is the first of cuda, mps and cpu that is there. Raises ModelNotFound, or InvalidRequest for a
+    device that is not here.
     """
     place = find_device(device)
-    precision = None if dtype is None else as_dtype(dtype)
     model = BUILT_IN if model is None else model
     files = locate(BUILT_IN_FOLDER if model == BUILT_IN else model, revision=revision, variant=variant)
-    precision = precision or default_dtype(files, place)
+    identity = cache(lambda: model_identity(files))
+
+    def learnt() -> Path:
+        return cache_folder() / "latent_rgb" / f"{identity()}.json"
+
     return Parts(
-        text=cache(lambda: _load_text(files, place)),
-        dit=cache(lambda: load_dit(files, dtype=precision, device=place)),
-        vae=cache(lambda: load_vae(files, dtype=precision, device=place)),
+        text=partial(_read_text, files),
+        dit=partial(_read_dit, files),
+        vae=partial(_read_vae, files),
+        sizes=cache(lambda: _sizes(files)),
         device=place,
-        dtype=precision,
+        dtype=default_dtype(files, place),
         defaults=files.defaults,
         name=_lasting_name(model),
         revision=revision,
         variant=variant,
-        identity=cache(lambda: model_identity(files)),
+        identity=identity,
+        preview=lambda: read_latent_to_rgb(files.root / preview.FILE) or read_latent_to_rgb(learnt()),
+        remember_preview=lambda to_rgb: to_rgb.save(learnt()),
     )
 
 
@@ -134,15 +148,34 @@ def default_dtype(files: ModelFiles, device: torch.device) -> torch.dtype:
     return torch.float32 if stored.most_common(1)[0][0] == "F32" else torch.bfloat16
 
 
-def _load_text(files: ModelFiles, device: torch.device) -> TextEncoder:
+def _read_text(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> TextEncoder:
     assert files.text_encoder is not None and files.tokenizer is not None, "a whole model was located"
     return load_text_encoder(
         files.text_encoder,
         files.tokenizer,
         zero_empty=files.zero_empty,
-        dtype=torch.float32,
+        dtype=as_dtype(run.text_dtype or "float32"),
         device=device,
         variant=files.text_variant,
+    )
+
+
+def _read_dit(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmDiT:
+    return load_dit(files, dtype=run.dtype or "float32", device=device)
+
+
+def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmVAE:
+    return load_vae(files, dtype=run.dtype or "float32", device=device)
+
+
+def _sizes(files: ModelFiles) -> ModelSizes:
+    """Read off the shapes in the files."""
+    text = TensorFiles(files.text_weights).shapes.values()
+    return ModelSizes(
+        dit=dit_sizes(files),
+        decoder=decoder_sizes(files),
+        text_parameters=sum(math.prod(shape) for shape in text),
+        text_tokens=MAX_TOKENS,
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from daifuku.sample.solver import Latent, Velocity
+from daifuku.sample.solver import Latent, State, Velocity
 
 
 class Caption(NamedTuple):
@@ -21,6 +21,9 @@ class Caption(NamedTuple):
 Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(latent [b, c, t, h, w], sigma [b], text features [b, l, width], text mask [b, l]) -> velocity."""
 
+Scale = Callable[[float], float]
+"""The strength of guidance at a sigma. At 1 the negative prompt has no say and is not asked."""
+
 
 def conditioned(network: Network, caption: Caption) -> Velocity:
     """The velocity towards one caption, in float32."""
@@ -32,46 +35,73 @@ def conditioned(network: Network, caption: Caption) -> Velocity:
 
 
 def guided(
-    network: Network,
-    prompt: Caption,
-    negative: Caption | None,
-    scale: Callable[[float], float],
-    *,
-    batched: bool = False,
+    towards: Velocity, away: Velocity | None, scale: Scale, *, every: int = 1, state: State | None = None
 ) -> Velocity:
-    """negative + scale * (prompt - negative), in float32; `scale` gives the guidance at a sigma.
+    """away + scale * (towards - away); `away` may be None when the scale is always 1.
 
-    At scale 1 the negative prompt has no say and is not asked, so it may be None when the scale is always 1.
-    `batched` asks for both captions in one pass over a batch of two instead of in two passes.
+    It is asked at every `every`-th guided call only; in between, the last difference of the two is used again, which
+    is approximate and is what `state` keeps.
     """
-    towards = conditioned(network, prompt)
-    if negative is None:
+    if away is None:
         return towards
-    away = conditioned(network, negative)
+    return _guided(towards, lambda latent, sigma: (towards(latent, sigma), away(latent, sigma)), scale, every, state)
+
+
+def guided_together(
+    network: Network, prompt: Caption, negative: Caption, scale: Scale, *, every: int = 1, state: State | None = None
+) -> Velocity:
+    """The same with both captions in one pass of the network over a batch of two."""
     both = _stack(prompt, negative)
+
+    def pair(latent: Latent, sigma: float) -> tuple[Latent, Latent]:
+        towards, away = network(latent.expand(2, -1, -1, -1, -1), latent.new_tensor([sigma, sigma]), *both).float()
+        return towards.unsqueeze(0), away.unsqueeze(0)
+
+    return _guided(conditioned(network, prompt), pair, scale, every, state)
+
+
+def scale_at(scales: Sequence[float], sigmas: Sequence[float], *, start: float = 1.0, end: float = 0.0) -> Scale:
+    """One guidance scale per step, as a function of sigma: step i reaches from sigma i to just above sigma i + 1.
+
+    Outside of the sigmas from `start` down to `end` the scale is 1: guidance in a limited interval (Kynkäänniemi et
+    al., 2024, arXiv 2404.07724).
+    """
+
+    def scale(sigma: float) -> float:
+        if not end <= sigma <= start:
+            return 1.0
+        step = sum(reached >= sigma for reached in sigmas[1:])
+        return scales[min(step, len(scales) - 1)]
+
+    return scale
+
+
+def _guided(
+    towards: Velocity,
+    pair: Callable[[Latent, float], tuple[Latent, Latent]],
+    scale: Scale,
+    every: int,
+    state: State | None,
+) -> Velocity:
+    memory: State = {} if state is None else state
 
     def velocity(latent: Latent, sigma: float) -> Latent:
         strength = scale(sigma)
         if strength == 1:
             return towards(latent, sigma)
-        if batched:
-            pair = network(latent.expand(2, -1, -1, -1, -1), latent.new_tensor([sigma, sigma]), *both).float()
-            positive, base = pair.chunk(2)
+        calls = int(memory.get("calls", 0))
+        memory["calls"] = calls + 1
+        if calls % every == 0:
+            positive, base = pair(latent, sigma)
+            if every > 1:
+                memory["difference"] = positive - base
         else:
-            positive, base = towards(latent, sigma), away(latent, sigma)
+            positive = towards(latent, sigma)
+            base = positive - memory["difference"]
+            memory["reused"] = memory.get("reused", 0) + 1
         return base + strength * (positive - base)
 
     return velocity
-
-
-def scale_at(scales: Sequence[float], sigmas: Sequence[float]) -> Callable[[float], float]:
-    """One guidance scale per step, as a function of sigma: step i reaches from sigma i to just above sigma i + 1."""
-
-    def scale(sigma: float) -> float:
-        step = sum(reached >= sigma for reached in sigmas[1:])
-        return scales[min(step, len(scales) - 1)]
-
-    return scale
 
 
 def _stack(first: Caption, second: Caption) -> Caption:

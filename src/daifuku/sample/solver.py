@@ -13,6 +13,10 @@ Latent = Float[Tensor, "b c t h w"]
 Velocity = Callable[[Latent, float], Latent]
 """(latent, sigma) -> the direction from noise to clean, float32."""
 
+State = dict[str, Tensor | float | int]
+"""All that a velocity remembers from one call to the next, in a dictionary that its caller owns: kept in a file and
+given back, it lets a run go on bit for bit. `reused` counts the passes of a network that were spared."""
+
 Solve = Callable[[Velocity, Latent, Sequence[float]], Iterator[Latent]]
 """(velocity, float32 noise, sigmas from 1 to 0) -> the latent after each step."""
 

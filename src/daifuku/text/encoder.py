@@ -1,6 +1,7 @@
 """The T5 encoder: what it reads, what it leaves out, and what it says about an empty prompt."""
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class TextEncoder:
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt, the end mark included. Above `max_tokens` its tail will be cut."""
         return len(self._ids(prompt))
+
+    def cut_text(self, prompt: str) -> str:
+        """What is left of a prompt after the longest beginning that the model reads whole; mostly empty."""
+        lengths = range(1, len(prompt) + 1)
+        return prompt[bisect_right(lengths, self.max_tokens, key=lambda length: self.count_tokens(prompt[:length])) :]
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, verbose=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from transformers import PreTrainedTokenizerFast
 
 from daifuku import world
@@ -20,6 +21,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
+from daifuku.runtime import preview
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import load_checkpoint
 from daifuku.train.dit import DiTLossSettings, TextToVideo, initialise_dit, train_dit
@@ -282,6 +284,19 @@ def export(settings: TinySettings, target: Path) -> None:
     save.write_scheduler(target)
     save.write_model_index(target, zero_empty=True)
     save.write_defaults(target, DEFAULTS)
+    preview_map(vae).save(target / preview.FILE)
+
+
+@torch.inference_mode()
+def preview_map(vae: AsymmVAE, num_clips: int = 64) -> preview.LatentToRGB:
+    """What shows latents of the built-in model as colours, fitted to rendered clips."""
+    frames = [
+        each.frames for each in world.clips(0, 0, num_clips, size=DEFAULTS["height"], num_frames=DEFAULTS["num_frames"])
+    ]
+    videos = (rearrange(torch.from_numpy(each), "t h w c -> 1 c t h w") / 127.5 - 1 for each in frames)
+    return preview.fit(
+        (vae.whiten(vae.encode(video).mean)[0], each) for video, each in zip(videos, frames, strict=True)
+    )
 
 
 STAGES: dict[str, Stage] = {

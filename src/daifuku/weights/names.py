@@ -8,7 +8,7 @@ The only facts a table needs beforehand are counts, because both layouts let nam
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ from torch import Tensor
 Layout = Literal["original", "diffusers"]
 Part = Literal["dit", "encoder", "decoder"]
 
-_NUMBER = re.compile(r"#(?:\+(\d+))?")
+T = TypeVar("T")
+
+_BLOCK = re.compile(r"#(?:\+\d+)?")
+"""The place of a block number in a pattern."""
+
+_NUMBER = re.compile(r"#(?:\+\d+)?|\d+")
+"""A number in a pattern or in a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,44 +51,62 @@ class NameTable:
     """Translates names both ways."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = [(_Pattern(rule.ours), [_Pattern(name) for name in rule.theirs], rule) for rule in rules]
+        self._by_ours: _Patterns[Rule] = _Patterns()
+        self._by_theirs: _Patterns[str] = _Patterns()
+        for rule in rules:
+            self._by_ours.add(rule.ours, rule)
+            for theirs in rule.theirs:
+                self._by_theirs.add(theirs, rule.ours)
 
     def stored(self, name: str) -> Stored:
         """Where the file keeps our tensor `name`. Raises KeyError when the layout has no place for it."""
-        for ours, theirs, rule in self._rules:
-            if (found := ours.match(name)) is not None:
-                return Stored(names=tuple(pattern.fill(*found) for pattern in theirs), swapped=rule.swapped)
-        raise KeyError(name)
+        found = self._by_ours.find(name)
+        if found is None:
+            raise KeyError(name)
+        rule, blocks, parameter = found
+        return Stored(names=tuple(_fill(theirs, blocks) + parameter for theirs in rule.theirs), swapped=rule.swapped)
 
     def ours(self, name: str) -> str | None:
         """Which of our tensors the file's tensor `name` belongs to; None when it belongs to none."""
-        for ours, theirs, _ in self._rules:
-            for pattern in theirs:
-                if (found := pattern.match(name)) is not None:
-                    return ours.fill(*found)
+        found = self._by_theirs.find(name)
+        if found is None:
+            return None
+        ours, blocks, parameter = found
+        return _fill(ours, blocks) + parameter
+
+
+class _Patterns(Generic[T]):
+    """What belongs to patterns of names, found by a name."""
+
+    def __init__(self) -> None:
+        self._by_outline: dict[str, list[tuple[list[str], T]]] = {}
+
+    def add(self, pattern: str, value: T) -> None:
+        numbers = _NUMBER.findall(pattern)
+        self._by_outline.setdefault(_NUMBER.sub("#", pattern), []).append((numbers, value))
+
+    def find(self, name: str) -> tuple[T, list[int], str] | None:
+        """The value of the first pattern that a name follows, the name's block numbers, and its parameter's name."""
+        stem = name.removesuffix(".weight").removesuffix(".bias")
+        numbers = [int(number) for number in _NUMBER.findall(stem)]
+        for marks, value in self._by_outline.get(_NUMBER.sub("#", stem), ()):
+            blocks = [number - _shift(mark) for mark, number in zip(marks, numbers, strict=True) if mark[0] == "#"]
+            if min(blocks, default=0) >= 0 and all(
+                mark[0] == "#" or int(mark) == number for mark, number in zip(marks, numbers, strict=True)
+            ):
+                return value, blocks, name[len(stem) :]
         return None
 
 
-class _Pattern:
-    """A name with places for block numbers and a trailing parameter name."""
+def _fill(pattern: str, blocks: Sequence[int]) -> str:
+    """The name of that pattern with those block numbers."""
+    rest = iter(blocks)
+    return _BLOCK.sub(lambda mark: str(next(rest) + _shift(mark[0])), pattern)
 
-    def __init__(self, text: str) -> None:
-        pieces = _NUMBER.split(text)
-        self._fixed, self._shifts = pieces[::2], [int(shift or 0) for shift in pieces[1::2]]
-        self._regex = re.compile(r"(\d+)".join(map(re.escape, self._fixed)) + r"(|\.weight|\.bias)")
 
-    def match(self, name: str) -> tuple[list[int], str] | None:
-        """Block numbers and parameter name of a name of this pattern."""
-        found = self._regex.fullmatch(name)
-        if found is None:
-            return None
-        *numbers, parameter = found.groups()
-        blocks = [int(number) - shift for number, shift in zip(numbers, self._shifts, strict=True)]
-        return None if any(block < 0 for block in blocks) else (blocks, parameter)
-
-    def fill(self, blocks: list[int], parameter: str) -> str:
-        numbers = [str(block + shift) for block, shift in zip(blocks, self._shifts, strict=True)]
-        return self._fixed[0] + "".join(n + f for n, f in zip(numbers, self._fixed[1:], strict=True)) + parameter
+def _shift(mark: str) -> int:
+    """2 for `#+2`, 0 for `#`."""
+    return int(mark[2:] or 0)
 
 
 def name_table(part: Part, layout: Layout, names: Iterable[str]) -> NameTable:
@@ -128,11 +152,6 @@ def of_part(names: Iterable[str], part: Part, layout: Layout) -> list[str]:
         return list(names)
     other = "decoder." if part == "encoder" else "encoder."
     return [name for name in names if not name.startswith(other)]
-
-
-def to_ours(stored: Stored, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The file's tensors as the rows of ours, in order, to be joined along axis 0."""
-    return list(reversed(tensors[0].chunk(2))) if stored.swapped else list(tensors)
 
 
 def to_theirs(stored: Stored, tensor: Tensor) -> list[Tensor]:

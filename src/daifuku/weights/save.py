@@ -13,9 +13,10 @@ from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.weights.files import Entry, write_json, write_safetensors, write_shards
-from daifuku.weights.load import FLOAT32_ALWAYS, as_dtype
+from daifuku.weights.load import as_dtype
 from daifuku.weights.locate import STEM
 from daifuku.weights.names import Layout, Part, Stored, name_table, to_theirs
+from daifuku.weights.unread import FLOAT32_ALWAYS
 
 DIFFUSERS_VERSION = "0.32.0"
 """The release of diffusers that brought this layout."""

@@ -1,15 +1,54 @@
-"""Reads safetensors files: names and shapes at once, tensors one at a time through memory maps."""
+"""Reads tensors from files: as views of the file where it holds them just so, else by several threads into place."""
 
-from collections.abc import Callable, Sequence
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daifuku.errors import CheckpointError, ModelNotFound
-from daifuku.weights.names import Stored, to_ours
+from daifuku.errors import CheckpointError
+from daifuku.weights.files import DTYPE_NAMES, Place, damaged, places
+from daifuku.weights.names import Stored
+
+PIECE_BYTES = 4 * 2**20
+"""What a thread reads at a time: long enough to keep a disk busy, short enough to stay in the processor's cache."""
+
+MAX_THREADS = 8
+
+MAP_BYTES = 128 * 2**20
+"""At least so much of a file is one map: maps are few then, and no tensor keeps much more than itself in memory."""
+
+MAX_MAPS = 64
+
+HUGE_PAGE_BYTES = 2 * 2**20
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A tensor of ours: where the files have it, and the precision that it gets."""
+
+    stored: Stored
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Bytes of a file, and the flat part of a tensor that they fill."""
+
+    path: Path
+    start: int
+    dtype: torch.dtype
+    target: Tensor
 
 
 class TensorFiles:
@@ -20,52 +59,167 @@ class TensorFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._file_of: dict[str, Any] = {}
-        self._path_of: dict[str, Path] = {}
+        self._places: dict[str, Place] = {}
         for path in paths:
-            file = _open(path)
-            names: list[str] = file.keys()
-            for name in names:
-                if name in self.shapes:
-                    raise CheckpointError(f"{path} holds the tensor {name} again, which {self._path_of[name]} holds")
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
-                self._file_of[name] = file
-                self._path_of[name] = path
+            for name, place in places(path).items():
+                if name in self._places:
+                    raise CheckpointError(
+                        f"{path} holds the tensor {name} again, which {self._places[name].path} holds"
+                    )
+                self._places[name] = place
+        self.shapes = {name: place.shape for name, place in self._places.items()}
 
-    def tensor(self, stored: Stored, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Our tensor on the device. Where the file has it exactly so, it is a view of the file, without any copy."""
-        if stored.as_it_is and device.type == "cpu":
-            view = _read(self._path_of[stored.names[0]], self._file_of[stored.names[0]].get_tensor, stored.names[0])
-            if view.dtype == dtype:
-                return view
-        rows = sum(self.shapes[name][0] for name in stored.names)
-        whole = torch.empty((rows, *self.shapes[stored.names[0]][1:]), dtype=dtype, device=device)
-        row = 0
-        for name in stored.names:
-            for piece in to_ours(stored, [self._copied(name)]):
-                whole[row : row + len(piece)].copy_(piece)
-                row += len(piece)
-        return whole
+    def read(self, wanted: Mapping[str, Wanted], device: torch.device) -> dict[str, Tensor]:
+        """Tensors of ours on the device.
 
-    def _copied(self, name: str) -> Tensor:
-        """A view through a map of its own: its pages leave memory as soon as the view is gone."""
-        path = self._path_of[name]
-        tensor = _read(path, _open(path).get_tensor, name)
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: the tensor {name} is {tensor.dtype}; only floating-point weights load")
-        return tensor
+        On a CPU a tensor that the file has exactly so is a view of the file: it takes no time, and no memory before it
+        is used. All others are read by several threads into their place. Changing a tensor never changes the file.
+        """
+        # Whatever mode the caller computes in, weights are ordinary tensors.
+        with torch.inference_mode(False):
+            if device.type == "meta":
+                return {name: _empty(self._shape(each), each.dtype, device) for name, each in wanted.items()}
+            views = {
+                name: place for name, each in wanted.items() if (place := self._as_it_is(each, device)) is not None
+            }
+            found = _mapped(views)
+            rest = {name: each for name, each in wanted.items() if name not in views}
+            found |= {name: _empty(self._shape(each), each.dtype, device) for name, each in rest.items()}
+            _fill([piece for name, each in rest.items() for piece in self._pieces(each, found[name])], device)
+        return {name: found[name] for name in wanted}
+
+    def _shape(self, wanted: Wanted) -> tuple[int, ...]:
+        first, *others = (self.shapes[name] for name in wanted.stored.names)
+        return (first[0] + sum(other[0] for other in others), *first[1:]) if others else first
+
+    def _as_it_is(self, wanted: Wanted, device: torch.device) -> Place | None:
+        """The place of a tensor that a view of the file can stand for."""
+        place = self._places[wanted.stored.names[0]]
+        suits = wanted.stored.as_it_is and _dtype_of(wanted.stored.names[0], place) == wanted.dtype
+        fits = place.num_bytes > 0 and place.start % wanted.dtype.itemsize == 0
+        return place if device.type == "cpu" and suits and fits else None
+
+    def _pieces(self, wanted: Wanted, tensor: Tensor) -> Iterator[_Piece]:
+        """Everything that has to be read for a tensor, in pieces of at most PIECE_BYTES."""
+        flat, filled = tensor.flatten(), 0
+        for name in wanted.stored.names:
+            place = self._places[name]
+            dtype = _dtype_of(name, place)
+            parts = [(place.start, place.num_bytes // dtype.itemsize)]
+            if wanted.stored.swapped:
+                half = parts[0][1] // 2
+                parts = [(place.start + half * dtype.itemsize, half), (place.start, half)]
+            for start, count in parts:
+                for target in flat[filled : filled + count].split(PIECE_BYTES // dtype.itemsize) if count else ():
+                    yield _Piece(path=place.path, start=start, dtype=dtype, target=target)
+                    start += target.numel() * dtype.itemsize
+                filled += count
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelNotFound(f"there is no file {path}")
-    return _read(path, safe_open, path, "pt")
+def _dtype_of(name: str, place: Place) -> torch.dtype:
+    if place.dtype not in _DTYPES:
+        raise CheckpointError(f"{place.path}: the tensor {name} is {place.dtype}; only floating-point weights load")
+    return _DTYPES[place.dtype]
 
 
-def _read(path: Path, action: Callable[..., Any], *arguments: object) -> Any:
-    """Runs an action on a file and says which file it was when that fails."""
-    try:
-        return action(*arguments)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}); download or copy it again") from error
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a tensor; on a CPU in huge pages where the system has them, which are quicker to get and to use."""
+    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    if device.type != "cpu" or num_bytes < 2 * HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def _mapped(views: Mapping[str, Place]) -> dict[str, Tensor]:
+    """Views of files. A map leaves memory as soon as none of its tensors is left."""
+    span = max(MAP_BYTES, sum(place.num_bytes for place in views.values()) // MAX_MAPS)
+    found: dict[str, Tensor] = {}
+    for group in _neighbours(views, span):
+        places = [views[name] for name in group]
+        first = places[0].start - places[0].start % mmap.ALLOCATIONGRANULARITY
+        with open(places[0].path, "rb") as file:
+            length = places[-1].start + places[-1].num_bytes - first
+            memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=first)
+        for name, place in zip(group, places, strict=True):
+            dtype, offset = _dtype_of(name, place), place.start - first
+            flat = torch.frombuffer(memory, dtype=dtype, count=place.num_bytes // dtype.itemsize, offset=offset)
+            found[name] = flat.view(place.shape)
+    return found
+
+
+def _neighbours(views: Mapping[str, Place], span: int) -> Iterator[list[str]]:
+    """Names of tensors that lie within `span` bytes of one file, in its order."""
+    group: list[str] = []
+    for name in sorted(views, key=lambda name: (str(views[name].path), views[name].start)):
+        place = views[name]
+        if group and (place.path != views[group[0]].path or place.start - views[group[0]].start > span):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+def _fill(pieces: Sequence[_Piece], device: torch.device) -> None:
+    """Reads all pieces. Raises CheckpointError naming the file that cannot be read."""
+    if not pieces:
+        return
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1, len(pieces))
+    reader = _Reader(device, torch.cuda.current_stream(device) if device.type == "cuda" else None)
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool:
+        futures = [pool.submit(reader.read, piece) for piece in pieces]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Reader(threading.local):
+    """What every reading thread has for itself: open files, a buffer, and beside a GPU a stream to copy on."""
+
+    def __init__(self, device: torch.device, computing: torch.cuda.Stream | None) -> None:
+        self._device = device
+        self._files: dict[Path, FileIO] = {}
+        self._buffer: Tensor | None = None
+        self._stream = None
+        if computing is not None:
+            self._stream = torch.cuda.Stream(device)
+            # What was computed in the memory of the targets before may not be done with it.
+            self._stream.wait_stream(computing)
+
+    def read(self, piece: _Piece) -> None:
+        """Fills the target of a piece."""
+        if self._device.type == "cpu" and piece.dtype == piece.target.dtype:
+            self._into(piece.target.view(torch.uint8), piece)
+            return
+        if self._buffer is None:
+            # From page-locked memory a GPU copies by itself, at the full speed of the bus.
+            self._buffer = torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=self._stream is not None)
+        raw = self._buffer[: piece.target.numel() * piece.dtype.itemsize]
+        self._into(raw, piece)
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            # Converted where it arrives: a GPU does that at once.
+            arrived = raw.view(piece.dtype).to(self._device, non_blocking=self._stream is not None)
+            piece.target.copy_(arrived)
+        if self._stream is not None:
+            # While this thread waits to use its buffer again, the others read.
+            self._stream.synchronize()
+
+    def _into(self, raw: Tensor, piece: _Piece) -> None:
+        try:
+            if piece.path not in self._files:
+                self._files[piece.path] = FileIO(piece.path)
+            file = self._files[piece.path]
+            file.seek(piece.start)
+            buffer: Any = raw.numpy()
+            rest = memoryview(buffer)
+            while rest:
+                count = file.readinto(rest)
+                if not count:
+                    raise EOFError("it ends too early")
+                rest = rest[count:]
+        except (OSError, EOFError) as error:
+            raise damaged(piece.path, error) from error

@@ -13,7 +13,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from daifuku.cli.preview import PreviewPicture
 from daifuku.errors import NonFiniteLatent
+from daifuku.events import Preview
 from daifuku.media.read import read_metadata, read_video
 from daifuku.request import GenerateRequest
 from daifuku.runtime import build
@@ -70,7 +72,8 @@ def test_every_flag_reaches_the_request(daifuku, model_folder):
     wanted = {
         "negative_prompt": "small", "height": 32, "width": 16, "num_frames": 1, "num_inference_steps": 4,
         "guidance_scale": [2.0, 1.0, 1.5, 1.0], "seed": 9, "fps": 12, "solver": "heun", "threshold_noise": 0.1,
-        "linear_steps": 1,
+        "linear_steps": 1, "preset": "balanced", "guidance_start_sigma": 0.9, "guidance_end_sigma": 0.1,
+        "guidance_every": 3, "step_cache": "first_block", "cache_threshold": 0.2,
     }  # fmt: skip
     flags = [
         word
@@ -268,7 +271,8 @@ def test_a_replay_takes_the_record_alone_and_names_the_clip_like_any_other(daifu
 def test_a_replay_with_other_weights_is_refused(daifuku, model_folder, other_model_folder, tmp_path, no_weights):
     record = {
         "request": {"prompt": "a ball", "seed": 1},
-        "model": {"name": str(model_folder), "identity": "0123456789abcdef", "device": "cpu", "dtype": "float32"},
+        "model": {"name": str(model_folder), "identity": "0123456789abcdef", "device": "cpu"},
+        "runtime": {"dtype": "float32"},
     }
     (tmp_path / "clip.json").write_text(json.dumps(record))
     for flags in ([], ["--model", other_model_folder]):
@@ -307,8 +311,9 @@ def test_a_replay_with_other_versions_warns(daifuku, model_folder):
     ],
 )
 def test_a_record_that_does_not_suffice_is_refused(daifuku, tmp_path, change, message):
-    model = {"name": "built-in", "identity": "0123456789abcdef", "device": "cpu", "dtype": "float32"}
-    (tmp_path / "clip.json").write_text(json.dumps({"request": {"prompt": "x"}, "model": model, **change}))
+    model = {"name": "built-in", "identity": "0123456789abcdef", "device": "cpu"}
+    record = {"request": {"prompt": "x"}, "model": model, "runtime": {}}
+    (tmp_path / "clip.json").write_text(json.dumps({**record, **change}))
     run = daifuku("generate", "--replay", "clip.json")
     assert run.code == 2 and message in run.err and run.err.startswith("error: ")
 
@@ -319,7 +324,10 @@ def test_a_clip_without_a_record_cannot_be_replayed(daifuku, tmp_path):
     assert run.code == 2 and "no record" in run.err
 
 
-def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(model_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("sign", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_run_that_is_stopped_leaves_only_what_it_takes_to_go_on(model_folder, tmp_path, sign, code, word):
     command = [sys.executable, "-m", "daifuku", "generate", "a ball", "--model", str(model_folder), "-o", "frames/"]
     command += ["--num-frames", "241", "--height", "64", "--width", "64", "--num-inference-steps", "1"]
     source = str(Path(build.__file__).parents[2])
@@ -331,11 +339,11 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_behind(model_folder, tmp_
     while not list(tmp_path.rglob("*.png")) and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.01)
     assert list(tmp_path.rglob("*.png")), process.communicate(timeout=300)[1]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and out == ""
-    assert err.rstrip().endswith("interrupted") and "Traceback" not in err
-    assert names(tmp_path) == []
+    assert process.returncode == code and out == ""
+    assert err.rstrip().endswith(word) and "Traceback" not in err
+    assert names(tmp_path) == ["frames.resume.safetensors"] and "--resume frames.resume.safetensors" in err
 
 
 def test_damaged_weights_end_with_1(daifuku, model_folder, tmp_path):
@@ -350,3 +358,25 @@ def test_damaged_weights_end_with_1(daifuku, model_folder, tmp_path):
     run = daifuku("generate", "a ball", "--model", "model", "-o", "clip.mp4")
     assert run.code == 1 and "proj_out.weight" in run.err
     assert names(tmp_path) == ["model"]
+
+
+def test_previews_show_in_a_picture_beside_the_clip_until_it_is_done(daifuku, model_folder, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr("daifuku.runtime.build.cache_folder", lambda: home)
+    flags = ["generate", "a ball", "--model", model_folder, "--preview", 1, "--seed", 1, "-o"]
+    first = daifuku(*flags, "first.gif")
+    assert first.code == 0 and "preview" not in first.err and list(home.rglob("*.json"))
+    seen = []
+    show = PreviewPicture.show
+
+    def watched(self, event):
+        show(self, event)
+        if isinstance(event, Preview):
+            seen.append((event.index, event.frames.shape, self.path.read_bytes()[1:4]))
+
+    monkeypatch.setattr(PreviewPicture, "show", watched)
+    second = daifuku(*flags, "second.gif")
+    assert second.code == 0 and "preview: second.preview.png" in second.err
+    assert seen == [(index, (2, 2, 4, 3), b"PNG") for index in (1, 2, 3)]
+    assert not Path("second.preview.png").exists()
+    assert np.array_equal(read_video("first.gif").frames, read_video("second.gif").frames)

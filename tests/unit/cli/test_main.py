@@ -36,7 +36,7 @@ def test_help_takes_less_than_half_a_second_of_processor_time():
 
 
 def test_the_help_of_generate_shows_range_and_default_of_every_field(daifuku, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "500")
     page = daifuku("generate", "--help").out
     for each in fields(GenerateRequest):
         if each.name == "prompt":

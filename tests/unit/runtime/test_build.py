@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from daifuku.config import RuntimeConfig
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.pipeline import load
 from daifuku.runtime import build
@@ -35,7 +36,7 @@ def test_a_model_is_found_and_knows_its_defaults_before_any_weight_is_read(folde
     parts = load_parts(folder, device="cpu")
     assert parts.defaults == {"height": 64, "num_frames": 31}
     with pytest.raises(CheckpointError):
-        parts.dit()
+        parts.dit(RuntimeConfig(), parts.device)
 
 
 def test_a_pipeline_refuses_a_wrong_request_before_any_weight_is_read(folder: Path) -> None:
@@ -45,8 +46,8 @@ def test_a_pipeline_refuses_a_wrong_request_before_any_weight_is_read(folder: Pa
 
 def test_a_local_model_is_remembered_by_its_whole_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    info = load_parts(folder.name, device="cpu", dtype="bfloat16").info
-    assert (info.name, info.device, info.dtype) == (str(folder), "cpu", "bfloat16")
+    info = load_parts(folder.name, device="cpu").info
+    assert (info.name, info.device) == (str(folder), "cpu")
     assert info.identity is not None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
 from daifuku.errors import CheckpointError
@@ -14,9 +15,10 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
-from daifuku.weights.names import Layout, Part, name_table, of_part, recognise, to_ours, to_theirs
+from daifuku.weights.names import Layout, Part, name_table, of_part, recognise, to_theirs
 from daifuku.weights.save import transformer_config, vae_config
 from daifuku.weights.sizes import decoder_config, dit_config, encoder_config
+from daifuku.weights.tensors import TensorFiles, Wanted
 
 PUBLISHED = json.loads(
     gzip.decompress(Path(__file__).parents[2].joinpath("data/published_layouts.json.gz").read_bytes())
@@ -91,12 +93,15 @@ def test_an_encoder_without_blocks_at_full_size_keeps_its_numbers_apart():
 @pytest.mark.parametrize(
     ("part", "name"), [("dit", "blocks.0.video_mlp.up.weight"), ("dit", "blocks.0.attention.text_qkv.weight")]
 )
-def test_a_rearranged_tensor_comes_back_unchanged(part: Part, name: str):
+def test_a_rearranged_tensor_comes_back_unchanged(tmp_path: Path, part: Part, name: str):
     stored = name_table(part, "diffusers", [name]).stored(name)
     tensor = torch.randn(6, 2)
     theirs = to_theirs(stored, tensor)
     assert not torch.equal(theirs[0], tensor)
-    assert torch.equal(torch.cat(to_ours(stored, theirs)), tensor)
+    save_file(dict(zip(stored.names, map(torch.clone, theirs), strict=True)), tmp_path / "theirs.safetensors")
+    files = TensorFiles([tmp_path / "theirs.safetensors"])
+    wanted = {name: Wanted(stored=stored, dtype=torch.float32)}
+    assert torch.equal(files.read(wanted, torch.device("cpu"))[name], tensor)
 
 
 def test_sizes_are_read_off_the_shapes(full_size: dict[str, Any]):

@@ -1,5 +1,7 @@
 """The autoencoder as its users hold it: encoder, decoder and the statistics of its latents."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -24,6 +26,12 @@ class AsymmVAE(nn.Module):
         if self.encoder is None:
             raise ValueError("this VAE has no encoder: load the file that holds it (encoder.safetensors) as well")
         return self.encoder(video)
+
+    def encode_chunks(self, pieces: Iterable[Float[Tensor, "b 3 frames height width"]]) -> Iterator[Posterior]:
+        """`encode` for a clip that arrives in pieces of any length; yields latent frame by latent frame."""
+        if self.encoder is None:
+            raise ValueError("x")
+        return self.encoder.chunks(pieces)
 
     def decode(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 frames height width"]:
         """Un-whitened latents to video around [-1, 1], not clamped. Raises ValueError when there is no decoder."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -49,22 +50,34 @@ class Decoder(nn.Module):
         self.last = nn.ModuleList(ResBlock(full) for _ in range(n[0]))
         self.output = Pointwise(full, 3)
 
-    def forward(
-        self, latent: Float[Tensor, "b c t h w"], past: PastFrames | None = None
-    ) -> Float[Tensor, "b 3 frames height width"]:
-        past = past or Replicate()
-        video = self.input(latent, past)
+    def forward(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 frames height width"]:
+        """The whole clip at once."""
+        past = Replicate()
+        return self._paint(self._unfold(latent, past), past)
+
+    def chunks(self, latent: Float[Tensor, "b c t h w"]) -> Iterator[Float[Tensor, "b 3 frames height width"]]:
+        """Decodes one latent frame at a time: first 1 frame, then 6 each. Together they equal the whole decode.
+
+        Memory does not depend on the number of frames. Where frames are large they pass one by one.
+        """
+        past = CarryOver()
+        for one in latent.split(1, dim=2):
+            frames = self._unfold(one, past).split(1, dim=2)
+            yield torch.cat([self._paint(frame, past) for frame in frames], dim=2)
+            past.starts_clip = False
+
+    def _unfold(self, latent: Video, past: PastFrames) -> Resized:
+        """Up to the stages that turn a latent frame into several."""
+        video = self.input(latent)
         for block in self.middle:
             video = block(video, past)
-        for stage in self.stages:
+        for stage in self.stages[:-1]:
             video = stage(video, past)
+        return video
+
+    def _paint(self, video: Video, past: PastFrames) -> Resized:
+        """The rest: two sizes up from there, nine tenths of the memory."""
+        video = self.stages[-1](video, past)
         for block in self.last:
             video = block(video, past)
         return self.output(F.silu(video))
-
-    def chunks(self, latent: Float[Tensor, "b c t h w"]) -> Iterator[Float[Tensor, "b 3 frames height width"]]:
-        """Decodes one latent frame at a time: first 1 frame, then 6 each. Together they equal the whole decode."""
-        past = CarryOver()
-        for frame in latent.split(1, dim=2):
-            yield self(frame, past)
-            past.starts_clip = False

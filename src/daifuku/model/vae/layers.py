@@ -1,32 +1,55 @@
 """Layers shared by the encoder and the decoder: causal convolution, per-frame group norm, residual block."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from daifuku.config import GROUPS, VAE_HEAD_DIM
 from daifuku.model.vae.past_frames import PastFrames, Resized, Video
 
+LAYOUT = torch.channels_last_3d
+"""Memory order of the videos inside: the channels of a pixel side by side. Convolutions are fastest on it, and layers
+over channels need no copy. It is chosen where a video gets its memory; every other layer keeps what it is given."""
+
+MAX_PIXELS = 2**15
+"""Pixels that attend along time in one call: CUDA's kernels take less than twice as many, and memory stays low."""
+
 
 class CausalConv3d(nn.Conv3d):
-    """A 3-D convolution that never looks ahead in time.
+    """A 3-D convolution that never looks ahead in time, over a video that `extend` prepares."""
 
-    Time is extended by `kernel - 1` earlier frames. Space is padded by replication when the kernel overlaps itself,
-    and not at all when the stride equals the kernel.
-    """
+    def extend(self, video: Video, past: PastFrames) -> Resized:
+        """The video with all that the convolution sees around it.
 
-    def forward(self, video: Video, past: PastFrames) -> Resized:  # pyright: ignore[reportIncompatibleMethodOverride]
-        video = past(self, video, self.kernel_size[0] - 1)
-        rows, cols = ((k - 1) // 2 if s == 1 else 0 for k, s in zip(self.kernel_size[1:], self.stride[1:], strict=True))
-        video = F.pad(video, (cols, cols, rows, rows, 0, 0), mode="replicate")
-        return F.conv3d(video, self.weight, self.bias, self.stride)
+        That is `kernel - 1` earlier frames, or none but before the clip when the stride is as long as the kernel; and,
+        when the kernel overlaps itself in space, one more row or column at each edge, a copy of the outermost.
+        """
+        num_earlier = self.kernel_size[0] - (1 if past.starts_clip else self.stride[0])
+        edge = 1 if self.kernel_size[1] > self.stride[1] else 0
+        if num_earlier == edge == 0:
+            return video
+        b, c, t, h, w = video.shape
+        # The one copy that the video needs: padding step by step would make three.
+        shape = (b, c, num_earlier + t, h + 2 * edge, w + 2 * edge)
+        extended = torch.empty(shape, dtype=video.dtype, device=video.device, memory_format=LAYOUT)
+        inner = extended[:, :, :, edge : edge + h, edge : edge + w]
+        inner[:, :, num_earlier:] = video
+        if num_earlier:
+            inner[:, :, :num_earlier] = past.before(self, video, num_earlier)
+        if edge:
+            extended[:, :, :, 0], extended[:, :, :, -1] = extended[:, :, :, 1], extended[:, :, :, -2]
+            extended[..., 0], extended[..., -1] = extended[..., 1], extended[..., -2]
+        return extended
 
 
 class Pointwise(nn.Linear):
     """A linear layer over the channels of a video."""
 
     def forward(self, video: Video) -> Resized:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().forward(video.movedim(1, -1)).movedim(-1, 1)
+        # On strided memory PyTorch would make one small product per row instead of one large one.
+        return super().forward(video.movedim(1, -1).contiguous()).movedim(-1, 1)
 
 
 class FrameGroupNorm(nn.GroupNorm):
@@ -40,6 +63,13 @@ class FrameGroupNorm(nn.GroupNorm):
         return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=video.shape[0])
 
 
+class NormSiLU(FrameGroupNorm):
+    """Norm and activation in one module, so that a kernel which does both can take its place."""
+
+    def forward(self, video: Video) -> Video:
+        return F.silu(super().forward(video), inplace=True)
+
+
 class TemporalAttention(nn.Module):
     """Each pixel attends to itself in the present and past frames.
 
@@ -50,16 +80,23 @@ class TemporalAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = FrameGroupNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.out = nn.Linear(channels, channels)
+        self.qkv = Pointwise(channels, 3 * channels, bias=False)
+        self.out = Pointwise(channels, channels)
 
-    def forward(self, video: Video) -> Video:
-        height, width = video.shape[-2:]
-        pixels = rearrange(self.norm(video), "b c t h w -> (b h w) t c")
-        q, k, v = rearrange(self.qkv(pixels), "n t (three heads d) -> three n heads t d", three=3, d=VAE_HEAD_DIM)
-        mixed = F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, is_causal=True)
-        pixels = self.out(rearrange(mixed, "n heads t d -> n t (heads d)"))
-        return video + rearrange(pixels, "(b h w) t c -> b c t h w", h=height, w=width)
+    def forward(self, video: Video, past: PastFrames) -> Video:
+        rows = max(1, MAX_PIXELS // (video.shape[0] * video.shape[4]))
+        bands = self.norm(video).split(rows, dim=3)
+        return video + torch.cat([self._mix(band, past, index) for index, band in enumerate(bands)], dim=3)
+
+    def _mix(self, band: Video, past: PastFrames, index: int) -> Video:
+        b, _, t, h, w = band.shape
+        q, k, v = rearrange(self.qkv(band), "b (qkv heads d) t h w -> qkv (b h w) heads t d", qkv=3, d=VAE_HEAD_DIM)
+        k = past.since_start((self, "keys", index), F.normalize(k, dim=-1))
+        v = past.since_start((self, "values", index), v)
+        # SDPA's own causal mask pairs the first query with the first key; here the last ones belong together.
+        seen = torch.ones(t, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - t)
+        mixed = F.scaled_dot_product_attention(F.normalize(q, dim=-1), k, v, attn_mask=seen)
+        return self.out(rearrange(mixed, "(b h w) heads t d -> b (heads d) t h w", b=b, h=h, w=w))
 
 
 class ResBlock(nn.Module):
@@ -67,18 +104,25 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, attention: bool = False) -> None:
         super().__init__()
-        self.norm1 = FrameGroupNorm(channels)
+        self.norm1 = NormSiLU(channels)
         self.conv1 = CausalConv3d(channels, channels, 3)
-        self.norm2 = FrameGroupNorm(channels)
+        self.norm2 = NormSiLU(channels)
         self.conv2 = CausalConv3d(channels, channels, 3)
         self.attention = TemporalAttention(channels) if attention else None
 
     def forward(self, video: Video, past: PastFrames) -> Video:
-        inner = self.conv1(F.silu(self.norm1(video)), past)
-        video = video + self.conv2(F.silu(self.norm2(inner)), past)
-        return video if self.attention is None else self.attention(video)
+        # One name for every step: none outlives its use, and three tensors of this size live at the peak.
+        hidden = self.conv1.extend(self.norm1(video), past)
+        hidden = self.norm2(self.conv1(hidden))
+        hidden = self.conv2.extend(hidden, past)
+        video = self.conv2(hidden).add_(video)
+        del hidden
+        return video if self.attention is None else self.attention(video, past)
 
 
 def depth_to_space_time(video: Video, time: int, space: int) -> Resized:
     """Unfolds channels ordered (channel, time, row, col) into frames, rows and columns."""
-    return rearrange(video, "b (c ft fh fw) t h w -> b c (t ft) (h fh) (w fw)", ft=time, fh=space, fw=space)
+    unfolded = rearrange(
+        video, "b (c ft fh fw) t h w -> b (t ft) (h fh) (w fw) c", ft=time, fh=space, fw=space
+    )
+    return unfolded.movedim(-1, 1)

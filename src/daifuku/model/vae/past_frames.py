@@ -12,41 +12,59 @@ Video = Float[Tensor, "b c t h w"]
 Resized = Float[Tensor, "b c2 t2 h2 w2"]
 """A video with other channels, frames or sides than the one that came in."""
 
+Pixels = Float[Tensor, "n heads t d"]
+"""What an attention along time keeps of each pixel and frame."""
+
 
 @runtime_checkable
 class PastFrames(Protocol):
-    """Gives causal layers their past."""
+    """Gives causal layers their past. A layer asks once for each piece of the clip, in order."""
 
     starts_clip: bool
     """True while the frames now passing through include the first of the clip."""
 
-    def __call__(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
-        """`video` with `num_frames` earlier frames in front."""
+    def before(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
+        """The `num_frames` frames before `video`. Those before the clip are its first frame, repeated."""
+        ...
+
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+        """`pixels` behind those of all earlier frames of the clip."""
         ...
 
 
 class Replicate:
-    """The input is the whole clip: what came before it is its first frame, repeated."""
+    """The input is the whole clip: there is nothing to remember."""
 
     starts_clip = True
 
-    def __call__(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
-        if num_frames == 0:
-            return video
-        return torch.cat([video[:, :, :1].expand(-1, -1, num_frames, -1, -1), video], dim=2)
+    def before(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
+        return torch.cat([video[:, :, :1]] * num_frames, dim=2)
+
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+        return pixels
 
 
 class CarryOver:
-    """The clip arrives in pieces: each layer remembers the last frames it saw, so the result is the whole clip's."""
+    """The clip arrives in pieces: each layer remembers what it will need, so the result is the whole clip's.
+
+    Convolutions remember a fixed number of frames, attention all of them.
+    """
 
     def __init__(self) -> None:
         self.starts_clip = True
         self._kept: dict[Hashable, Tensor] = {}
 
-    def __call__(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
-        if num_frames == 0:
-            return video
-        past = self._kept.get(layer)
-        extended = Replicate()(layer, video, num_frames) if past is None else torch.cat([past, video], dim=2)
-        self._kept[layer] = extended[:, :, -num_frames:].clone()
-        return extended
+    def before(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
+        earlier = self._kept.get(layer)
+        if earlier is None:
+            earlier = Replicate().before(layer, video, num_frames)
+        latest = video[:, :, -num_frames:]
+        # A copy even where `latest` is enough, lest it keep the memory of the whole piece.
+        self._kept[layer] = torch.cat([earlier[:, :, latest.shape[2] :], latest], dim=2)
+        return earlier
+
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+        earlier = self._kept.get(layer)
+        pixels = pixels.clone() if earlier is None else torch.cat([earlier, pixels], dim=2)
+        self._kept[layer] = pixels
+        return pixels

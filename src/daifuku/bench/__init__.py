@@ -1,0 +1,1 @@
+"""Speed, memory and rounding errors, measured against other software that runs the same weights."""

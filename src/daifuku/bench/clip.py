@@ -1,0 +1,112 @@
+"""A whole clip, prompt to file, as users of each side would make it: in a new process, or in one that has made one."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from daifuku.bench.case import Action
+from daifuku.runtime.build import BUILT_IN_FOLDER
+
+PROMPT = "a small red ball bouncing on a gray background"
+SEED = 7
+
+DIFFUSERS = f"""
+import torch
+from diffusers import MochiPipeline
+from diffusers.utils import encode_video
+
+pipe = MochiPipeline.from_pretrained({str(BUILT_IN_FOLDER)!r}, torch_dtype=torch.float32)
+
+def make():
+    frames = pipe(
+        {PROMPT!r},
+        height=64,
+        width=64,
+        num_frames=31,
+        num_inference_steps=32,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed({SEED}),
+        output_type="np",
+    ).frames[0]
+    encode_video(frames, fps=20, output_path="diffusers.mp4")
+"""
+"""The built-in model's own settings, which are in its generation_config.json: diffusers does not read that file."""
+
+OURS = f"""
+import daifuku
+
+pipe = daifuku.load()
+
+def make():
+    pipe({PROMPT!r}, seed={SEED}).save("ours.mp4")
+"""
+
+UNDER_A_CAP = """
+import torch
+
+card = torch.cuda.get_device_properties(0)
+torch.cuda.set_per_process_memory_fraction({gib} * 2**30 / card.total_memory)
+settings = dict(height=480, width=848, num_frames=85, num_inference_steps=2)
+"""
+
+OURS_FULL_SIZE = """
+import daifuku
+
+daifuku.load(".", device="cuda", memory="{gib}GiB")("{prompt}", seed={seed}, **settings).save("ours.mp4")
+"""
+
+DIFFUSERS_FULL_SIZE = """
+from diffusers import MochiPipeline
+from diffusers.utils import encode_video
+
+pipe = MochiPipeline.from_pretrained(".", torch_dtype=torch.bfloat16)
+pipe.enable_model_cpu_offload()
+pipe.vae.enable_tiling()
+frames = pipe("{prompt}", generator=torch.Generator().manual_seed({seed}), output_type="np", **settings).frames[0]
+encode_video(frames, fps=30, output_path="diffusers.mp4")
+"""
+"""With the two savings that the manual of diffusers recommends for Mochi."""
+
+
+def ours(folder: Path) -> Sequence[str]:
+    """The command line."""
+    return [sys.executable, "-m", "daifuku", "generate", PROMPT, "--seed", str(SEED), "--output", "ours.mp4"]
+
+
+def diffusers(folder: Path) -> Sequence[str]:
+    """A script, since diffusers has no command."""
+    return [sys.executable, "-c", DIFFUSERS + "\nmake()\n"]
+
+
+def ours_again(folder: Path) -> Action:
+    """Another clip by a program that holds the model."""
+    return _again(folder, OURS)
+
+
+def diffusers_again(folder: Path) -> Action:
+    """Another clip by a program that holds the model."""
+    return _again(folder, DIFFUSERS)
+
+
+def ours_capped(gib: int, folder: Path) -> Sequence[str]:
+    """The full-size model on a card of so much memory, as far as PyTorch keeps to it."""
+    return _capped(OURS_FULL_SIZE, gib)
+
+
+def diffusers_capped(gib: int, folder: Path) -> Sequence[str]:
+    """The same."""
+    return _capped(DIFFUSERS_FULL_SIZE, gib)
+
+
+def _capped(script: str, gib: int) -> Sequence[str]:
+    return [sys.executable, "-c", (UNDER_A_CAP + script).format(gib=gib, prompt=PROMPT, seed=SEED)]
+
+
+def _again(folder: Path, script: str) -> Action:
+    """Runs a script that defines `make`, here, since this process belongs to the side."""
+    os.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(script, names)
+    return Action(run=names["make"])

@@ -1,0 +1,1 @@
+"""One attention kernel per file: `flex.py` defines `ATTENTION`, whose name is "flex"."""

@@ -1,0 +1,275 @@
+"""What each stage of a run needs in memory and time, given how it runs."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from daifuku.config import QUANTISERS, TIME_FACTOR, DecoderConfig, DiTConfig, RuntimeConfig
+from daifuku.model.attention import Lengths, local
+from daifuku.model.block import AsymmBlock
+from daifuku.model.dit import AsymmDiT
+from daifuku.model.vae.decoder import Decoder
+from daifuku.registry import load
+from daifuku.request import NO_STEP_CACHE, LatentShape, ResolvedRequest
+from daifuku.runtime.footprint import Footprint, footprint
+from daifuku.runtime.machine import Machine, multiply_rate
+from daifuku.weights.load import as_dtype
+
+STREAMED_BLOCKS = 2
+"""Blocks on the device at a time when they stream: one computes while the next arrives."""
+
+COPY_RATE = 20e9
+"""Bytes per second from pinned host memory to a GPU: what PCIe 4 reaches."""
+
+SAMPLING_SHARE, DECODING_SHARE = 0.5, 0.4
+"""Shares of the speed of a large matrix product that the networks reach (measured on CPUs, see docs/performance.md)."""
+
+
+GENEROUS = 16
+"""More tensors of the largest size than any network holds at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """What a model's files tell without being read."""
+
+    dit: DiTConfig
+    decoder: DecoderConfig
+    text_parameters: int
+    text_tokens: int
+    """The most tokens that a prompt may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a request asks of the networks."""
+
+    shape: LatentShape
+    num_captions: int
+    """1 without a negative prompt, else 2."""
+    num_sigmas: int
+    """Noise levels at which the transformer is asked."""
+    caches_steps: bool = False
+    """Whether a step cache remembers video tokens, twice for each caption."""
+
+    @classmethod
+    def of(cls, request: ResolvedRequest, solver_order: int) -> "Workload":
+        """A solver asks once per step and order."""
+        guided = any(scale != 1 for scale in request.guidance_scales)
+        return cls(
+            shape=request.latent_shape,
+            num_captions=2 if guided else 1,
+            num_sigmas=request.num_inference_steps * solver_order,
+            caches_steps=request.step_cache != NO_STEP_CACHE,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """One stage's cost."""
+
+    name: str
+    weight_bytes: int
+    """On the device, if the stage is alone there."""
+    activation_bytes: int
+    host_bytes: int
+    """Weights that wait in the host's memory meanwhile."""
+    seconds: float
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """Estimates for one workload of one model on one machine."""
+
+    sizes: ModelSizes
+    work: Workload
+    machine: Machine
+
+    @property
+    def upper_bound_bytes(self) -> int:
+        """More than any way of streaming needs, without looking closely: small requests are not worth more."""
+        sizes, shape = self.sizes, self.work.shape
+        weights = sum(astuple(dit_parameters(sizes.dit))) + decoder_parameters(sizes.decoder) + sizes.text_parameters
+        token = 2 * max(sizes.dit.video_mlp_width, 2 * sizes.dit.video_width)
+        pixel = TIME_FACTOR * max(sizes.decoder.channels[0], 3 * shape.num_frames)
+        values = 2 * shape.num_tokens * token + pixel * shape.pixel_height * shape.pixel_width
+        return 4 * (weights + GENEROUS * values)
+
+    def text(self, run: RuntimeConfig) -> StageEstimate:
+        """Every caption alone, at its own length; so short that its activations hardly count."""
+        dtype = as_dtype(_given(run.text_dtype))
+        stored = int(self.sizes.text_parameters * _bytes_per_weight(run.quantise_text, dtype))
+        on_host = run.text_on == "host" and not self.machine.is_host
+        width = self.sizes.dit.text_features
+        activations = 8 * self.sizes.text_tokens * width * dtype.itemsize
+        flops = 2 * self.sizes.text_parameters * self.sizes.text_tokens * self.work.num_captions
+        device = torch.device("cpu") if on_host else self.machine.device
+        return StageEstimate(
+            name="text",
+            weight_bytes=0 if on_host else stored,
+            activation_bytes=0 if on_host else activations,
+            host_bytes=stored if on_host else self._waiting(run, stored),
+            seconds=flops / (SAMPLING_SHARE * multiply_rate(device, dtype)),
+        )
+
+    def sampling(self, run: RuntimeConfig) -> StageEstimate:
+        """One step of the transformer after the other."""
+        dtype, work = as_dtype(_given(run.dtype)), self.work
+        parameters = dit_parameters(self.sizes.dit)
+        per_weight = _bytes_per_weight(run.quantise, dtype)
+        blocks = parameters.blocks
+        if run.tabulate:
+            rows = parameters.modulation // self.sizes.dit.video_width
+            table = rows * work.num_sigmas * work.num_captions * dtype.itemsize
+        else:
+            table, blocks = 0, blocks + parameters.modulation
+        stored = int(blocks * per_weight) + parameters.around * dtype.itemsize
+        placed = stored
+        if run.residency == "stream":
+            share = STREAMED_BLOCKS / self.sizes.dit.num_blocks
+            placed = int(min(share, 1) * blocks * per_weight) + parameters.around * dtype.itemsize
+        batch = 2 if run.batch_guidance and work.num_captions == 2 else 1
+        forward = block_footprint(
+            self.sizes.dit, work.shape, self.sizes.text_tokens, batch, dtype, run.chunk_tokens or 0
+        )
+        passes = work.num_sigmas * work.num_captions / batch
+        compute = passes * self.sizes.dit.num_blocks * forward.flops
+        seconds = compute / (SAMPLING_SHARE * multiply_rate(self.machine.device, dtype))
+        if run.residency == "stream" and not self.machine.is_host:
+            seconds = max(seconds, passes * stored / COPY_RATE)
+        remembered = 2 * work.num_captions * work.shape.num_tokens * self.sizes.dit.video_width * dtype.itemsize
+        return StageEstimate(
+            name="sampling",
+            weight_bytes=placed + table,
+            activation_bytes=forward.peak_bytes + (remembered if work.caches_steps else 0),
+            host_bytes=self._waiting(run, stored),
+            seconds=seconds,
+        )
+
+    def decoding(self, run: RuntimeConfig) -> StageEstimate:
+        """Latents to frames, and the frames of the finished clip."""
+        dtype = as_dtype(_given(run.dtype))
+        stored = decoder_parameters(self.sizes.decoder) * dtype.itemsize
+        shape = self.work.shape
+        tile = (run.tile or 0) if run.decoding == "tiled" else 0
+        decode = decode_footprint(self.sizes.decoder, shape, dtype, run.decoding == "whole", tile)
+        clip = 3 * shape.num_frames * shape.pixel_height * shape.pixel_width
+        on_host = self.machine.is_host
+        return StageEstimate(
+            name="decoding",
+            weight_bytes=stored,
+            activation_bytes=decode.peak_bytes + (clip if on_host else 0),
+            host_bytes=self._waiting(run, stored) + (0 if on_host else clip),
+            seconds=decode.flops / (DECODING_SHARE * multiply_rate(self.machine.device, dtype)),
+        )
+
+    def _waiting(self, run: RuntimeConfig, stored: int) -> int:
+        """What a stage keeps in the host's memory: nothing where its weights stay on the device or in their file."""
+        return 0 if run.residency == "resident" or self.machine.is_host else stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTParameters:
+    """How many weights a transformer has, and where."""
+
+    blocks: int
+    modulation: int
+    """Of all blocks and the final layer: what a table can stand for."""
+    around: int
+
+
+@cache
+def dit_parameters(config: DiTConfig) -> DiTParameters:
+    """Counted on a model without data."""
+    with torch.device("meta"):
+        dit = AsymmDiT(config)
+    modulation = sum(p.numel() for name, p in dit.named_parameters() if "modulation" in name)
+    blocks = sum(p.numel() for name, p in dit.blocks.named_parameters() if "modulation" not in name)
+    return DiTParameters(blocks=blocks, modulation=modulation, around=_count(dit) - blocks - modulation)
+
+
+@cache
+def decoder_parameters(config: DecoderConfig) -> int:
+    """Counted on a model without data."""
+    with torch.device("meta"):
+        return _count(Decoder(config))
+
+
+@cache
+def block_footprint(
+    config: DiTConfig, shape: LatentShape, text_tokens: int, batch: int, dtype: torch.dtype, chunk: int
+) -> Footprint:
+    """Of one block of a forward pass, with what the whole pass keeps around it: latent, angles and both streams."""
+    with torch.device("meta"):
+        block = AsymmBlock(config, updates_text=True).to(dtype)
+        block.attention.attend = local(fused)
+        conditioning = torch.empty(batch, config.video_width, dtype=dtype)
+
+    def run() -> object:
+        with torch.device("meta"):
+            latent = torch.empty(3, batch, *shape.as_tuple)
+            turn = torch.empty(config.num_heads, shape.num_tokens, config.head_dim // 2, dtype=torch.complex64)
+            video = torch.empty(batch, shape.num_tokens, config.video_width, dtype=dtype)
+            text = torch.empty(batch, text_tokens, config.text_width, dtype=dtype)
+            video, text = block(video, text, conditioning, turn, None)
+        return latent, video, text
+
+    found = footprint(run)
+    tokens = shape.num_tokens + text_tokens
+    attention = 4 * batch * tokens**2 * config.video_width
+    return Footprint(peak_bytes=found.peak_bytes, flops=found.flops + attention)
+
+
+@cache
+def decode_footprint(
+    config: DecoderConfig, shape: LatentShape, dtype: torch.dtype, whole: bool, tile: int
+) -> Footprint:
+    """Of a whole decode, or of one latent frame at a time, in tiles of `tile` cells if that is not 0."""
+    with torch.device("meta"):
+        decoder = Decoder(config).to(dtype)
+
+    def latent(frames: int) -> Tensor:
+        rows, cols = (min(side, tile or side) for side in (shape.height, shape.width))
+        return torch.empty(1, shape.channels, frames, rows, cols, dtype=dtype, device="meta")
+
+    if whole:
+        return footprint(lambda: decoder(latent(shape.frames)))
+    # The third latent frame costs what every later one costs.
+    few = min(shape.frames, 3)
+    part = footprint(lambda: [None for _ in decoder.chunks(latent(few))])
+    flops = part.flops * shape.num_frames / ((few - 1) * TIME_FACTOR + 1)
+    return Footprint(peak_bytes=part.peak_bytes, flops=int(flops))
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
+    """In place of a fused attention kernel: the memory that it needs, and no matrix of scores."""
+    return torch.empty_like(q)
+
+
+def _bytes_per_weight(quantise: str | None, dtype: torch.dtype) -> float:
+    if quantise in (None, "none"):
+        return float(dtype.itemsize)
+    from daifuku.runtime.quantiser import Quantiser
+
+    return load(QUANTISERS, quantise, Quantiser).bits / 8
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _given(value: str | None) -> str:
+    assert value is not None, "a plan settles every setting"
+    return value
+
+
+def total_seconds(stages: Sequence[StageEstimate]) -> float:
+    """Of a whole run, reading weights not included."""
+    return sum(stage.seconds for stage in stages)

@@ -1,0 +1,1 @@
+"""One step cache per file: `teacache.py` defines `STEPCACHE`, whose name is "teacache"."""

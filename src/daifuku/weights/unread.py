@@ -1,0 +1,147 @@
+"""A model whose weights are in files: built on the meta device, checked, and filled straight from them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from daifuku.errors import CheckpointError
+from daifuku.weights.names import Layout, NameTable, Part, name_table, of_part
+from daifuku.weights.sizes import Shapes, UnknownSize
+from daifuku.weights.tensors import TensorFiles, Wanted
+
+Model = TypeVar("Model", bound=nn.Module)
+
+Each = Callable[[str, nn.Module], object]
+"""What happens to a piece of a model, by its name, as soon as its weights are there."""
+
+FLOAT32_ALWAYS = frozenset({"pos_frequencies"})
+"""Tensors that stay float32 in every model and file: angles grow with the frame number, and half precision would turn
+late frames by whole degrees."""
+
+NUM_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread(Generic[Model]):
+    """A part of a model whose weights are still in their files."""
+
+    files: TensorFiles
+    part: Part
+    layout: Layout
+    build: Callable[[Shapes], Model]
+    """Makes the model from the shapes of its tensors, by our names."""
+    dtype: torch.dtype
+    device: torch.device
+
+    def skeleton(self) -> Model:
+        """The model on the meta device, without any weight.
+
+        Raises CheckpointError naming the tensors that are missing, too many or of the wrong shape, as the file does.
+        """
+        try:
+            with torch.device("meta"), _Uninitialised():
+                model = self.build(self.shapes)
+        except UnknownSize as error:
+            theirs = self._table.stored(error.tensor).names[0]
+            raise CheckpointError(
+                f"{self._where}: the tensor {theirs} {error.problem}, so the model's size is unknown"
+            ) from error
+        except ValueError as error:
+            raise CheckpointError(f"{self._where}: these tensor shapes make no Mochi model: {error}") from error
+        self._check(model)
+        return model
+
+    def read(self, *names: str) -> dict[str, Tensor]:
+        """Some of the model's tensors, on its device and in its precision. They leave memory when they are dropped."""
+        wanted = {
+            name: Wanted(stored=self._table.stored(name), dtype=torch.float32 if name in FLOAT32_ALWAYS else self.dtype)
+            for name in names
+        }
+        return self.files.read(wanted, self.device)
+
+    def load(self, *, without: Callable[[str], bool] | None = None, each: Each | None = None) -> Model:
+        """The model with its weights, in evaluation mode.
+
+        Tensors that `without` picks by name stay on the meta device. With `each` the weights come piece by piece, every
+        block a piece of its own, and the next is read when `each` has returned: what it does to a piece, such as
+        quantising it or sending it elsewhere, then never needs memory for more than one piece. Raises CheckpointError.
+        """
+        model = self.skeleton()
+        names = [name for name in model.state_dict() if without is None or not without(name)]
+        for piece, inside in {"": names}.items() if each is None else _pieces(model, names).items():
+            tensors = {name.removeprefix(f"{piece}."): tensor for name, tensor in self.read(*inside).items()}
+            module = model.get_submodule(piece)
+            module.load_state_dict(tensors, assign=True, strict=False)
+            if each is not None and piece:
+                del tensors
+                each(piece, module)
+        return model.eval()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the model's tensors, by our names, as far as the files have them."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in self._names:
+            ours = self._table.ours(name)
+            if ours is not None:
+                rows, *rest = self.files.shapes[name]
+                shapes[ours] = (rows * len(self._table.stored(ours).names), *rest)
+        return shapes
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return of_part(self.files.shapes, self.part, self.layout)
+
+    @cached_property
+    def _table(self) -> NameTable:
+        return name_table(self.part, self.layout, self._names)
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(str(path) for path in self.files.paths)
+
+    def _check(self, model: nn.Module) -> None:
+        """Raises CheckpointError unless the files hold exactly the model's tensors; in the file's own names."""
+        expected: dict[str, list[int]] = {}
+        for name, tensor in model.state_dict().items():
+            stored = self._table.stored(name).names
+            expected |= {key: [tensor.shape[0] // len(stored), *tensor.shape[1:]] for key in stored}
+        names, shapes = set(self._names), self.files.shapes
+        missing = [name for name in expected if name not in names]
+        extra = sorted(names - expected.keys())
+        misshapen = [
+            f"{name} is {list(shapes[name])} instead of {shape}"
+            for name, shape in expected.items()
+            if name in names and list(shapes[name]) != shape
+        ]
+        problems = [
+            f"{len(found)} {what}: {', '.join(found[:NUM_SHOWN])}{', ...' if len(found) > NUM_SHOWN else ''}"
+            for what, found in (("missing", missing), ("unknown", extra), ("of the wrong shape", misshapen))
+            if found
+        ]
+        if problems:
+            raise CheckpointError(f"{self._where} does not fit the model. Tensors {'; '.join(problems)}")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Layers that are built inside get no initial values, which would take longer than everything else and be lost."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _pieces(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Tensors by the piece that they belong to: a child, an entry of a list of modules, or "" for the model's own."""
+    pieces: dict[str, list[str]] = {}
+    for name in names:
+        *path, _ = name.split(".")
+        depth = 2 if path and isinstance(model.get_submodule(path[0]), nn.ModuleList) else 1
+        pieces.setdefault(".".join(path[:depth]), []).append(name)
+    return pieces
