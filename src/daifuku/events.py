@@ -19,6 +19,13 @@ class Planned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that who waits for the clip should know, such as how far approximate weights are off."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextReady:
     """The captions are encoded."""
 
@@ -75,4 +82,4 @@ class Done:
     """A `daifuku.Video`."""
 
 
-Event = Planned | TextReady | Step | Preview | Frames | Done
+Event = Planned | Notice | TextReady | Step | Preview | Frames | Done

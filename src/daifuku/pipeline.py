@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from daifuku import registry
-from daifuku.config import RuntimeConfig
+from daifuku.config import TIME_FACTOR, RuntimeConfig
 from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
-from daifuku.events import Done, Event, Frames, Planned, Preview, Step, TextReady
+from daifuku.events import Done, Event, Frames, Notice, Planned, Preview, Step, TextReady
+from daifuku.model.dit import AsymmDiT
 from daifuku.request import SOLVERS, GenerateRequest, LatentShape, Number, ResolvedRequest
-from daifuku.runtime.build import Parts, load_parts
+from daifuku.runtime.build import Parts, load_parts, settled
 from daifuku.runtime.checkpoint import Start
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
 from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
+from daifuku.runtime.modulation import tabulated, visited_sigmas
 from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
 from daifuku.runtime.preview import clean_estimate, fit
 from daifuku.runtime.residency import Alone, Residency, residency
@@ -170,18 +172,21 @@ class Pipeline:
         The number of frames is 6k+1 and the sides are multiples of 8.
         """
         with self._stage("vae", self._plan_vae(LatentShape.from_pixels(*frames.shape[:3]))) as vae:
-            like = next(vae.parameters())
-            video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w").to(like.device, torch.float32)
-            return vae.whiten(vae.encode(video / 127.5 - 1).mean.float())[0]
+            device = next(vae.parameters()).device
+            video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w")
+            pieces = (piece.to(device, torch.float32) / 127.5 - 1 for piece in video.split(TIME_FACTOR, dim=2))
+            latents = torch.cat([latent.mean.float() for latent in vae.encode_chunks(pieces)], dim=2)
+            return vae.whiten(latents)[0]
 
     def _run(self, made: _Made) -> Generator[Event, None, None]:
         planner = self.planner(made.request)
         plan: Plan | None = planner.choose()
         for out_of_memory in (False, True):
-            record = run_record(made.request, self.parts.info, plan.runtime, noise_from_seed=made.noise_from_seed)
+            run = settled(plan.runtime, self.parts.sizes().dit, made.request.latent_shape, self.parts.device)
+            record = run_record(made.request, self.parts.info, run, noise_from_seed=made.noise_from_seed)
             yield Planned(plan=plan, record=record, out_of_memory=out_of_memory)
             try:
-                yield from self._through_stages(made, plan.runtime)
+                yield from self._through_stages(made, run)
                 return
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -201,6 +206,7 @@ class Pipeline:
         if made.text is None:
             made.text, made.prompt, made.negative = self._encode(made.request, run)
             made.timings["text_s"] = made.text.seconds
+            yield from self._notices()
             yield made.text
         to_rgb = self.parts.preview() if made.preview_every else None
         sigma = 1.0
@@ -208,6 +214,7 @@ class Pipeline:
             before, made.latent = made.latent, step.latent
             made.index, made.states = step.index, step.states
             made.timings["sampling_s"] += step.seconds
+            yield from self._notices()
             yield step
             if to_rgb is not None and step.index % made.preview_every == 0:
                 heading = clean_estimate(before.to(step.latent), step.latent, sigma, step.sigma)
@@ -232,6 +239,11 @@ class Pipeline:
             noise_from_seed=made.noise_from_seed,
         )
         yield Done(video=video)
+
+    def _notices(self) -> Iterator[Notice]:
+        """What was noticed while networks were read."""
+        while self.parts.notices:
+            yield Notice(text=self.parts.notices.pop(0))
 
     def _encode(self, request: ResolvedRequest, run: RuntimeConfig) -> tuple[TextReady, Caption, Caption | None]:
         """The prompt, and the negative prompt where any step listens to it."""
@@ -262,7 +274,8 @@ class Pipeline:
             for caption in (made.prompt, made.negative)
         )
         assert prompt is not None, "a caption stays one on its way to the device"
-        with self._stage("dit", run) as dit:
+        captions = [prompt] if negative is None else [prompt, negative]
+        with self._stage("dit", run) as dit, self._table(dit, captions, made.solver, sigmas, run):
             states = _copied(made.states, device)
             velocity = velocity_of(dit, request, run, prompt, negative, sigmas, states)
             latent = made.latent.unsqueeze(0).to(device, torch.float32)
@@ -278,6 +291,14 @@ class Pipeline:
                     latent=latent,
                     states=_copied(states, device),
                 )
+
+    def _table(
+        self, dit: AsymmDiT, captions: list[Caption], solver: Solver, sigmas: list[float], run: RuntimeConfig
+    ) -> AbstractContextManager[None]:
+        """The modulations of the whole run, also if it begins in the middle: how many there are decides last bits."""
+        if not run.tabulate:
+            return nullcontext()
+        return tabulated(dit, captions, visited_sigmas(solver, sigmas), partial(self.parts.read, run))
 
     def _decode(self, latents: Tensor, run: RuntimeConfig) -> Iterator[Frames]:
         with self._stage("vae", run) as vae:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from daifuku.registry import ready
-
-CXX_COMPILERS = ("g++", "clang++", "cl")
+from daifuku.runtime.compile import available as compile_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ Available = Callable[[], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One way to do the work of a case: either `build` or `command`."""
+    """One way to do the work of a case: by `build` or by `command`. With neither it is never available."""
 
     name: str
     build: Build | None = None
@@ -82,15 +81,9 @@ def has(*modules: str) -> Available:
     return missing
 
 
-def compiles(*modules: str) -> Available:
-    """An `available` that asks for modules, and for what torch.compile needs on a CPU."""
-
-    def missing() -> str | None:
-        if not any(map(which, CXX_COMPILERS)):
-            return f"torch.compile needs a C++ compiler ({' or '.join(CXX_COMPILERS)})"
-        return has(*modules)()
-
-    return missing
+def compiles(device: str, *modules: str) -> Available:
+    """An `available` that asks for modules, and for what torch.compile needs on a device."""
+    return lambda: compile_problem(torch.device(device)) or has(*modules)()
 
 
 def _found(module: str) -> bool:

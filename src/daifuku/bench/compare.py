@@ -23,6 +23,14 @@ STREAMING, STREAMED = "daifuku streaming", "daifuku streamed"
 PEER = has("diffusers")
 
 
+def _original_is_out_of_reach() -> str:
+    return has("genmo")() or "this bench has no way to ask it yet"
+
+
+ORIGINAL = Side(name="genmo", available=_original_is_out_of_reach)
+"""The original program: where it is not measured, that is said."""
+
+
 def forward(
     name: str, about: str, *, size: str, shape: dit.Shape, dtype: str, rounds: int, device: str = "cpu"
 ) -> Case:
@@ -37,9 +45,10 @@ def forward(
         prepare=partial(write_model, size=size),
         sides=(
             side(DIFFUSERS, dit.diffusers, PEER),
-            side(DIFFUSERS_COMPILED, partial(dit.diffusers, compiled=True), compiles("diffusers")),
+            side(DIFFUSERS_COMPILED, partial(dit.diffusers, compiled=True), compiles(device, "diffusers")),
             side(OURS, dit.ours),
-            side(OURS_COMPILED, partial(dit.ours, compiled=True), compiles("daifuku.runtime.compile")),
+            side(OURS_COMPILED, partial(dit.ours, compiled=True), compiles(device)),
+            ORIGINAL,
         ),
         pairs=((OURS_COMPILED, DIFFUSERS_COMPILED),),
         exact={OURS: partial(dit.exact, shape=shape)} if near else {},
@@ -96,6 +105,7 @@ def decode(
             *tiled,
             side(OURS, vae.ours_decode, exact=ours),
             side(STREAMING, vae.ours_decode_streaming, exact=ours),
+            ORIGINAL,
         ),
         pairs=((STREAMING, OURS),),
         exact=exacts if exact else {},
@@ -108,13 +118,18 @@ def decode(
 
 
 def encode(name: str, about: str, *, size: str, shape: dit.Shape, rounds: int, exact: bool = False) -> Case:
-    """Frames to latents."""
+    """Frames to latents: whole, and as they arrive."""
     side = partial(_side, exact=OURS if exact else None, shape=shape, dtype="float32")
     return Case(
         name=name,
         about=about,
         prepare=partial(write_model, size=size),
-        sides=(side(DIFFUSERS, vae.diffusers_encode, PEER), side(OURS, vae.ours_encode)),
+        sides=(
+            side(DIFFUSERS, vae.diffusers_encode, PEER),
+            side(OURS, vae.ours_encode),
+            side(STREAMING, vae.ours_encode_streaming),
+        ),
+        pairs=((STREAMING, OURS),),
         exact={OURS: partial(vae.exact_encode, shape=shape)} if exact else {},
         shapes={"latent": [1, 12, *shape]},
         rounds=rounds,

@@ -12,6 +12,7 @@ from daifuku.bench.exact import in_float64
 from daifuku.bench.models import their_dit, their_pipeline
 from daifuku.config import PATCH, DiTConfig
 from daifuku.model.dit import AsymmDiT
+from daifuku.runtime.compile import compile_blocks
 from daifuku.runtime.residency import pinned, stream_blocks
 from daifuku.sample.guidance import Caption, conditioned, guided, scale_at
 from daifuku.sample.schedule import linear_quadratic
@@ -41,9 +42,7 @@ def ours(folder: Path, *, shape: Shape, dtype: str, device: str = "cpu", compile
     """One forward pass. Padding is cut off beforehand, as our text encoder makes none."""
     dit = load_dit(folder, dtype=dtype, device=device)
     if compiled:
-        from daifuku.runtime.compile import compile_blocks
-
-        compile_blocks(dit)
+        dit = compile_blocks(dit)
     return _ours(dit, _inputs(shape, dit.config.text_features, as_dtype(dtype), device))
 
 

@@ -56,7 +56,7 @@ def open_runner(side: Side, folder: Path) -> Runner:
     """Starts what a side needs, and waits until it is ready. Raises DaifukuError when it fails."""
     if side.command is not None:
         return CommandRunner(side.command, folder)
-    assert side.build is not None, f"the side {side.name} has neither a build nor a command"
+    assert side.build is not None, f"the side {side.name} is never available"
     return FreshRunner(side.build, folder) if side.fresh else Process(side.build, folder)
 
 

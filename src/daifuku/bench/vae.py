@@ -59,6 +59,19 @@ def ours_encode(folder: Path, *, shape: Shape, dtype: str, device: str = "cpu") 
     return _encode(load_vae(folder, dtype=dtype, device=device), _video(shape, as_dtype(dtype), device))
 
 
+def ours_encode_streaming(folder: Path, *, shape: Shape, dtype: str, device: str = "cpu") -> Action:
+    """Frames as they arrive."""
+    vae, video = load_vae(folder, dtype=dtype, device=device), _video(shape, as_dtype(dtype), device)
+    assert vae.encoder is not None, "the folder holds a whole VAE"
+    encoder = vae.encoder
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return torch.cat([latent.mean for latent in encoder.chunks(video.split(TIME_FACTOR, dim=2))], dim=2)
+
+    return Action(run=run, output=run)
+
+
 def exact_encode(folder: Path, *, shape: Shape) -> Action:
     """Ours in float64."""
     vae = load_vae(folder, dtype="float32").double()

@@ -14,12 +14,13 @@ import typer
 from daifuku.cli.console import RunProgress, say
 from daifuku.cli.flags import Device, Json, Memory, Model, Output, Revision, Variant, with_request_flags
 from daifuku.cli.jobs import OUTPUTS, Job, ending_of, job_from_flags, jobs_from_sweep, named, repeated
+from daifuku.cli.plan import headline
 from daifuku.cli.preview import PreviewPicture
 from daifuku.cli.replay import LATENTS_ENDING, RECORD_KEY, Record, check_same_model, differences, read_record
 from daifuku.cli.resume import KeptSteps, Unfinished, read_unfinished
 from daifuku.config import RuntimeConfig
 from daifuku.errors import InvalidRequest
-from daifuku.events import Done, Frames
+from daifuku.events import Done, Frames, Notice, Planned
 from daifuku.request import ResolvedRequest
 
 if TYPE_CHECKING:
@@ -192,7 +193,11 @@ def _make(pipe: "Pipeline", clip: Clip, *, save_latents: bool, preview_every: in
             progress.show(event, request.num_frames)
             kept.take(event)
             picture.show(event)
-            if isinstance(event, Frames):
+            if isinstance(event, Planned) and (line := headline(event)) is not None:
+                progress.note(line)
+            elif isinstance(event, Notice):
+                progress.note(event.text)
+            elif isinstance(event, Frames):
                 writer.write(event.frames)
             elif isinstance(event, Done):
                 writer.metadata.update(provenance(event.video))

@@ -7,6 +7,7 @@ from daifuku.cli.console import clock, say
 from daifuku.cli.flags import Device, Json, Memory, Model, Revision, Variant, with_request_flags
 from daifuku.config import RuntimeConfig
 from daifuku.errors import NotEnoughMemory
+from daifuku.events import Planned
 from daifuku.request import GenerateRequest
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ def plan(
         print(json.dumps({"plan": chosen.to_dict(), "alternatives": alternatives}, indent=2))
     else:
         print("\n".join(_page(chosen, others)))
+
+
+def headline(event: Planned) -> str | None:
+    """A line about a plan for who waits for the clip; None where memory is no matter and nothing is worth saying."""
+    from dataclasses import asdict
+
+    from daifuku.runtime.planner import COMFORT, gib
+
+    runtime, usual = asdict(event.plan.runtime), asdict(COMFORT)
+    unusual = [f"{name} {_shown(value)}" for name, value in runtime.items() if name != "dtype" and value != usual[name]]
+    if not unusual and not event.out_of_memory:
+        return None
+    room = f"at most {gib(event.plan.peak_bytes)} of {gib(event.plan.budget_bytes)}"
+    first = "memory ran out; going on" if event.out_of_memory else "running"
+    return f"{first} with {', '.join(unusual)}: {room}"
 
 
 def _page(chosen: "Plan", others: list[tuple[str, "Plan"]]) -> list[str]:

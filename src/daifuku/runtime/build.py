@@ -3,28 +3,38 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
-from daifuku.config import RuntimeConfig
+from daifuku.config import ATTENTION_KERNELS, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
+from daifuku.registry import load
+from daifuku.request import LatentShape
+from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
+from daifuku.runtime.chunked import chunk_tokens
 from daifuku.runtime.estimate import ModelSizes
+from daifuku.runtime.kernels import Attention, AttentionShape, fastest, set_kernel
 from daifuku.runtime.machine import cache_folder
+from daifuku.runtime.modulation import is_modulation
 from daifuku.runtime.preview import LatentToRGB, read_latent_to_rgb
+from daifuku.runtime.quantiser import quantise
+from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
 from daifuku.text.encoder import MAX_TOKENS
 from daifuku.weights.identity import model_identity
-from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_dit, load_vae
+from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit
 from daifuku.weights.locate import ModelFiles, locate
 from daifuku.weights.tensors import TensorFiles
+from daifuku.weights.unread import Unread
 
 BUILT_IN = "built-in"
 """The name of the small model that comes with the package."""
@@ -51,6 +61,8 @@ class Parts:
     text: Callable[[RuntimeConfig, torch.device], TextEncoder]
     dit: Callable[[RuntimeConfig, torch.device], AsymmDiT]
     vae: Callable[[RuntimeConfig, torch.device], AsymmVAE]
+    read: Callable[[RuntimeConfig, str], Tensor]
+    """A single tensor of the transformer, by its name."""
     sizes: Callable[[], ModelSizes]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
@@ -64,6 +76,8 @@ class Parts:
     preview: Callable[[], LatentToRGB | None] = lambda: None
     """How latents become colours, where that is known."""
     remember_preview: Callable[[LatentToRGB], None] = lambda _: None
+    notices: list[str] = field(default_factory=list)
+    """What there is to say about networks that were read, for the run that reads them to take and tell."""
 
     @property
     def info(self) -> ModelInfo:
@@ -88,21 +102,27 @@ def load_parts(
     Without a device it is the first of cuda, mps and cpu that is there. Raises ModelNotFound, or InvalidRequest for a
     device that is not here.
     """
-    place = find_device(device)
+    compute = find_device(device)
     model = BUILT_IN if model is None else model
     files = locate(BUILT_IN_FOLDER if model == BUILT_IN else model, revision=revision, variant=variant)
+    notices: list[str] = []
     identity = cache(lambda: model_identity(files))
+
+    @cache
+    def opened(dtype: str) -> Unread[AsymmDiT]:
+        return open_dit(files, dtype=dtype, device=compute)
 
     def learnt() -> Path:
         return cache_folder() / "latent_rgb" / f"{identity()}.json"
 
     return Parts(
-        text=partial(_read_text, files),
-        dit=partial(_read_dit, files),
+        text=partial(_read_text, files, notices),
+        dit=partial(_read_dit, files, compute, notices),
+        read=lambda run, name: opened(run.dtype or "float32").read(name)[name],
         vae=partial(_read_vae, files),
         sizes=cache(lambda: _sizes(files)),
-        device=place,
-        dtype=default_dtype(files, place),
+        device=compute,
+        dtype=default_dtype(files, compute),
         defaults=files.defaults,
         name=_lasting_name(model),
         revision=revision,
@@ -110,6 +130,7 @@ def load_parts(
         identity=identity,
         preview=lambda: read_latent_to_rgb(files.root / preview.FILE) or read_latent_to_rgb(learnt()),
         remember_preview=lambda to_rgb: to_rgb.save(learnt()),
+        notices=notices,
     )
 
 
@@ -148,9 +169,9 @@ def default_dtype(files: ModelFiles, device: torch.device) -> torch.dtype:
     return torch.float32 if stored.most_common(1)[0][0] == "F32" else torch.bfloat16
 
 
-def _read_text(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> TextEncoder:
+def _read_text(files: ModelFiles, notices: list[str], run: RuntimeConfig, device: torch.device) -> TextEncoder:
     assert files.text_encoder is not None and files.tokenizer is not None, "a whole model was located"
-    return load_text_encoder(
+    text = load_text_encoder(
         files.text_encoder,
         files.tokenizer,
         zero_empty=files.zero_empty,
@@ -158,10 +179,72 @@ def _read_text(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> T
         device=device,
         variant=files.text_variant,
     )
+    if run.quantise_text not in (None, "none"):
+        notices.append(f"text: {quantise(text.t5, run.quantise_text)}")
+    return text
 
 
-def _read_dit(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmDiT:
-    return load_dit(files, dtype=run.dtype or "float32", device=device)
+def _read_dit(
+    files: ModelFiles, compute: torch.device, notices: list[str], run: RuntimeConfig, device: torch.device
+) -> AsymmDiT:
+    """The one fixed order: read, quantise, chunk, choose the kernel, compile, place; blocks that stream stay behind.
+
+    `device` is where the transformer waits, and `compute` where it works.
+    """
+    streams = run.residency == "stream"
+    from_files = streams and compute.type == "cpu" and run.quantise == "none"
+    first = device if run.quantise == "none" and not streams else torch.device("cpu")
+    unread = open_dit(files, dtype=run.dtype or "float32", device=first)
+
+    def left_out(name: str) -> bool:
+        return (bool(run.tabulate) and is_modulation(name)) or (from_files and name.startswith("blocks."))
+
+    dit = unread.load(without=left_out)
+    if run.quantise not in (None, "none"):
+        notices.append(str(quantise(dit, run.quantise)))
+    prepare(dit, run, compute)
+    if not streams:
+        return place(dit, device)
+    if not from_files:
+        return stream_blocks(dit, pinned(dit.blocks) if compute.type == "cuda" else kept(dit.blocks), compute)
+
+    def from_file(index: int) -> dict[str, Tensor]:
+        prefix = f"blocks.{index}."
+        names = [name for name in unread.shapes if name.startswith(prefix)]
+        tensors = unread.read(*(name for name in names if not (run.tabulate and is_modulation(name))))
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+    return stream_blocks(dit, from_file, compute)
+
+
+def prepare(dit: AsymmDiT, run: RuntimeConfig, device: torch.device) -> AsymmDiT:
+    """What a way of running changes about a transformer that has been read. Raises InvalidRequest where it cannot."""
+    if run.kernel not in (None, "auto"):
+        attention = load(ATTENTION_KERNELS, run.kernel, Attention)
+        if (reason := attention.unfit(device, dit.text_proj.weight.dtype)) is not None:
+            raise InvalidRequest(f"kernel={run.kernel!r} does not run here: {reason}. Try 'auto'.")
+        set_kernel(dit, attention.kernel)
+    if run.chunk_tokens:
+        chunk_tokens(dit, run.chunk_tokens)
+    if run.compile:
+        if (reason := compiler.available(device)) is not None:
+            raise InvalidRequest(f"blocks cannot be compiled here: {reason}. Try --no-compile.")
+        compiler.compile_blocks(dit)
+    return dit
+
+
+def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: torch.device) -> RuntimeConfig:
+    """The same with the kernel that was measured to be the fastest here in place of "auto"."""
+    if run.kernel != "auto":
+        return run
+    measured = AttentionShape(
+        num_heads=config.num_heads,
+        num_tokens=shape.num_tokens,
+        head_dim=config.head_dim,
+        dtype=as_dtype(run.dtype or "float32"),
+        device=device,
+    )
+    return replace(run, kernel=fastest(measured, cache_folder()).name)
 
 
 def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmVAE:

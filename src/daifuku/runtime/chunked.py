@@ -9,11 +9,11 @@ from daifuku.model.block import AsymmBlock, SwiGLU
 from daifuku.model.dit import AsymmDiT
 
 NUM_HEADS = 6
-"""Heads that attend at a time: with the published 24, the joint copies of queries, keys and values shrink to a quarter."""
+"""Heads that attend at a time: of the published 24, that leaves a quarter of the joint queries, keys and values."""
 
 
 class ChunkedSwiGLU(SwiGLU):
-    """The same layers over `num_tokens` tokens at a time: what lies between them is several times as wide as a token."""
+    """The same layers over `num_tokens` tokens at a time: between them a token is several times as wide."""
 
     def __init__(self, mlp: SwiGLU, num_tokens: int) -> None:
         super(SwiGLU, self).__init__()
@@ -34,8 +34,8 @@ def in_head_groups(attend: JointAttend, num_heads: int) -> JointAttend:
         video_out, text_out = torch.empty_like(video.v), torch.empty_like(text.v)
         for start in range(0, video.v.shape[1], num_heads):
             some = slice(start, start + num_heads)
-            few = (QKV(*(x[:, some] for x in stream)) for stream in (video, text))
-            video_out[:, some], text_out[:, some] = attend(*few, lengths)
+            few_video, few_text = (QKV(*(x[:, some] for x in stream)) for stream in (video, text))
+            video_out[:, some], text_out[:, some] = attend(few_video, few_text, lengths)
         return video_out, text_out
 
     return attend_in_groups

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from daifuku.model.attention import Lengths
 from daifuku.model.block import AsymmBlock
 from daifuku.model.dit import AsymmDiT
+from daifuku.model.rope import Rotation
 
 COMPILERS = ("g++", "clang++", "cl")
 
@@ -50,8 +52,10 @@ class _CompiledBlock(AsymmBlock):
         self.text_mlp = block.text_mlp
         self._compiled = compiled
 
-    def forward(self, video: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, video: Tensor, text: Tensor, conditioning: Tensor, turn: Rotation, lengths: Lengths
+    ) -> tuple[Tensor, Tensor]:
         if text.shape[1] > 1:
             # Else each length of a prompt would be compiled for.
             torch._dynamo.mark_dynamic(text, 1)
-        return self._compiled(self, video, text, *rest)
+        return self._compiled(self, video, text, conditioning, turn, lengths)

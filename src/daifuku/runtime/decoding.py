@@ -11,6 +11,7 @@ from torch import Tensor
 from daifuku.config import RuntimeConfig
 from daifuku.errors import NonFiniteLatent
 from daifuku.model.vae.decoder import Decoder
+from daifuku.runtime.tiling import tiled_chunks
 
 
 def pixel_chunks(
@@ -29,4 +30,7 @@ def pixel_chunks(
 def _chunks(decoder: Decoder, latent: Tensor, run: RuntimeConfig) -> Iterator[Tensor]:
     if run.decoding == "whole":
         return iter([decoder(latent)])
+    if run.decoding == "tiled":
+        assert run.tile is not None, "a plan settles every setting"
+        return tiled_chunks(decoder, latent, run.tile, torch.device("cpu"))
     return decoder.chunks(latent)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from daifuku.registry import load
 from daifuku.request import NO_STEP_CACHE, LatentShape, ResolvedRequest
 from daifuku.runtime.footprint import Footprint, footprint
 from daifuku.runtime.machine import Machine, multiply_rate
+from daifuku.runtime.tiling import tiled_chunks
 from daifuku.weights.load import as_dtype
 
 STREAMED_BLOCKS = 2
@@ -236,14 +237,14 @@ def decode_footprint(
         decoder = Decoder(config).to(dtype)
 
     def latent(frames: int) -> Tensor:
-        rows, cols = (min(side, tile or side) for side in (shape.height, shape.width))
-        return torch.empty(1, shape.channels, frames, rows, cols, dtype=dtype, device="meta")
+        return torch.empty(1, shape.channels, frames, shape.height, shape.width, dtype=dtype, device="meta")
 
     if whole:
         return footprint(lambda: decoder(latent(shape.frames)))
     # The third latent frame costs what every later one costs.
     few = min(shape.frames, 3)
-    part = footprint(lambda: [None for _ in decoder.chunks(latent(few))])
+    chunks = partial(tiled_chunks, tile=tile, gather_on=torch.device("meta")) if tile else Decoder.chunks
+    part = footprint(lambda: [None for _ in chunks(decoder, latent(few))])
     flops = part.flops * shape.num_frames / ((few - 1) * TIME_FACTOR + 1)
     return Footprint(peak_bytes=part.peak_bytes, flops=int(flops))
 

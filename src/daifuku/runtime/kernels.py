@@ -142,7 +142,7 @@ def _candidates(shape: AttentionShape) -> dict[str, Attention]:
 
 
 def _measured(shape: AttentionShape, kernels: Mapping[str, Attention]) -> dict[str, float | None]:
-    """Seconds of each kernel, the best of a few interleaved rounds; None for one that fails on this device after all."""
+    """Seconds of each kernel, the best of a few interleaved rounds; None for one that fails when it is tried."""
     size = (3, 1, shape.num_heads, shape.measured_tokens, shape.head_dim)
     q, k, v = torch.randn(size, device=shape.device).to(shape.dtype)
     seconds: dict[str, float | None] = dict.fromkeys(kernels, inf)
@@ -172,7 +172,7 @@ def _seconds(run: Callable[[], Tensor]) -> float:
 def _key(shape: AttentionShape) -> str:
     """Everything that the measured times depend on."""
     cuda = shape.device.type == "cuda"
-    device = torch.cuda.get_device_name(shape.device) if cuda else f"{platform.processor() or platform.machine()}"
+    device = torch.cuda.get_device_name(shape.device) if cuda else platform.processor() or platform.machine()
     threads = f"{torch.get_num_threads()} threads"
     size = f"{shape.num_heads} heads of {shape.head_dim}, {shape.measured_tokens} tokens, {shape.dtype}"
     return f"{platform.node()}, {device}, {threads}, torch {torch.__version__}, {size}"

@@ -46,13 +46,15 @@ def tabulated(dit: AsymmDiT, captions: Sequence[Caption], sigmas: Sequence[float
     `read` gives the layers' tensors one at a time; no two layers are in memory at once. The result is the layers' own,
     up to the rounding of a product of matrices against one of a matrix and a vector.
     """
-    keys = torch.cat([_conditionings(dit, caption, sigmas) for caption in captions])
+    with torch.inference_mode():
+        keys = torch.cat([_conditionings(dit, caption, sigmas) for caption in captions])
     rows = _Rows(keys)
     layers = {name: layer for name, layer in dit.named_modules() if is_modulation(f"{name}.")}
     try:
         for name, layer in layers.items():
             weight, bias = (read(f"{name}.{kind}").to(keys) for kind in ("weight", "bias"))
-            _replace(dit, name, _Table(rows, F.linear(keys, weight, bias)))
+            with torch.inference_mode():
+                _replace(dit, name, _Table(rows, F.linear(keys, weight, bias)))
             del weight, bias, layer
         yield
     finally:

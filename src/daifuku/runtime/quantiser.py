@@ -124,17 +124,20 @@ def quantise(model: nn.Module, name: str, *, device: torch.device | None = None)
 
 
 def large_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers that are quantised: those of the blocks."""
-    return [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and IN_A_BLOCK.search(name) and not name.endswith(KEPT)
-    ]
+    """Names of the linear layers that are quantised."""
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and is_large(name)]
+
+
+def is_large(name: str) -> bool:
+    """Whether a linear layer of that name is quantised."""
+    return IN_A_BLOCK.search(name) is not None and not name.endswith(KEPT)
 
 
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of all tensors of a network, quantised or not."""
-    return sum(tensor.nbytes for tensor in model.state_dict().values())
+    # Tied weights stand under several names and lie in memory once.
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _replace(model: nn.Module, name: str, quantiser: Quantiser, device: torch.device | None) -> float:

@@ -13,6 +13,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.text import TextEncoder
 
 T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @runtime_checkable
@@ -68,7 +69,7 @@ def residency(run: RuntimeConfig, device: torch.device) -> Residency:
 @contextmanager
 def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
     """A module of the host with its tensors on a device while the block lasts. The host keeps its copies."""
-    home = module.state_dict(keep_vars=True)
+    home = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if not tensor.is_meta}
     # Tied weights stand under several names and travel once.
     away: dict[int, Tensor] = {}
     for tensor in home.values():
@@ -76,10 +77,10 @@ def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
             moved = tensor.detach().to(device, non_blocking=True)
             away[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
     try:
-        module.load_state_dict({name: away[id(tensor)] for name, tensor in home.items()}, assign=True)
+        module.load_state_dict({name: away[id(tensor)] for name, tensor in home.items()}, strict=False, assign=True)
         yield
     finally:
-        module.load_state_dict(home, assign=True)
+        module.load_state_dict(home, strict=False, assign=True)
 
 
 def _module(network: Any) -> nn.Module:
@@ -142,10 +143,27 @@ def stream_blocks(dit: AsymmDiT, home: Callable[[int], Mapping[str, Tensor]], de
     """The transformer with its blocks streamed; everything around them goes to the device and stays."""
     blocks = [block for block in dit.blocks if isinstance(block, AsymmBlock)]
     dit.blocks = StreamedBlocks(blocks, home, device)  # pyright: ignore[reportAttributeAccessIssue]
-    return dit.to(device)
+    return place(dit, device)
+
+
+def place(model: Network, device: torch.device) -> Network:
+    """The network on a device, but for tensors without data, which stay as they are."""
+    there = {name: tensor.to(device) for name, tensor in model.state_dict().items() if not tensor.is_meta}
+    model.load_state_dict(there, strict=False, assign=True)
+    return model
+
+
+def kept(blocks: Iterable[nn.Module]) -> Callable[[int], Mapping[str, Tensor]]:
+    """A home in ordinary memory."""
+    homes = [_with_data(block) for block in blocks]
+    return homes.__getitem__
 
 
 def pinned(blocks: Iterable[nn.Module]) -> Callable[[int], Mapping[str, Tensor]]:
     """A home in page-locked memory, from which a GPU copies by itself."""
-    homes = [{name: tensor.pin_memory() for name, tensor in block.state_dict().items()} for block in blocks]
+    homes = [{name: tensor.pin_memory() for name, tensor in _with_data(block).items()} for block in blocks]
     return homes.__getitem__
+
+
+def _with_data(block: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in block.state_dict().items() if not tensor.is_meta}

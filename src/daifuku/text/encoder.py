@@ -1,5 +1,6 @@
 """The T5 encoder: what it reads, what it leaves out, and what it says about an empty prompt."""
 
+import logging as python_logging
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -121,7 +122,6 @@ def load_text_encoder(
     ModelNotFound when files are missing and CheckpointError when they are damaged or hold another model.
     """
     from safetensors import SafetensorError
-    from transformers import AutoTokenizer, T5EncoderModel
 
     if not folder.is_dir():
         raise ModelNotFound(f"there is no text encoder: the folder {folder} does not exist")
@@ -130,6 +130,8 @@ def load_text_encoder(
         raise ModelNotFound(f"there is no tokenizer in {tokenizer_folder}: it needs {' or '.join(TOKENIZER_FILES)}")
     try:
         with _quiet():
+            from transformers import AutoTokenizer, T5EncoderModel
+
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
             loaded: Any = T5EncoderModel.from_pretrained(
                 folder,
@@ -154,15 +156,18 @@ def load_text_encoder(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the progress bars and reports of transformers off the terminal, and puts its settings back."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Keeps the progress bars and reports of transformers and what it imports off the terminal for a while."""
+    disabled = python_logging.root.manager.disable
+    python_logging.disable(python_logging.WARNING)
     try:
-        yield
+        from transformers.utils import logging
+
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if bars:
+                logging.enable_progress_bar()
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        python_logging.disable(disabled)

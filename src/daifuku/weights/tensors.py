@@ -73,7 +73,7 @@ class TensorFiles:
         """Tensors of ours on the device.
 
         On a CPU a tensor that the file has exactly so is a view of the file: it takes no time, and no memory before it
-        is used. All others are read by several threads into their place. Changing a tensor never changes the file.
+        is used. All others are read by several threads into their place. Changing a tensor never changes a file.
         """
         # Whatever mode the caller computes in, weights are ordinary tensors.
         with torch.inference_mode(False):

@@ -1,6 +1,8 @@
 """A model whose weights are in files: built on the meta device, checked, and filled straight from them."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -44,7 +46,7 @@ class Unread(Generic[Model]):
         Raises CheckpointError naming the tensors that are missing, too many or of the wrong shape, as the file does.
         """
         try:
-            with torch.device("meta"), _Uninitialised():
+            with torch.device("meta"), _Uninitialised(), _no_garbage_collection():
                 model = self.build(self.shapes)
         except UnknownSize as error:
             theirs = self._table.stored(error.tensor).names[0]
@@ -135,6 +137,18 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Thousands of small objects that all stay would make Python look through everything that it holds, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _pieces(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:

@@ -64,9 +64,14 @@ def test_decoders_agree_but_for_the_first_frames(folder: Path):
     assert scale_of((ours - theirs)[:, :, 24:], theirs) < TOLERANCE
 
 
-def test_streaming_gives_the_whole_clip(folder: Path):
-    whole = result(partial(vae.ours_decode, **here), folder)
-    assert np.abs(whole - result(partial(vae.ours_decode_streaming, **here), folder)).max() < 1e-5
+@pytest.mark.parametrize(
+    "whole, streaming",
+    [(vae.ours_decode, vae.ours_decode_streaming), (vae.ours_encode, vae.ours_encode_streaming)],
+    ids=["decode", "encode"],
+)
+def test_streaming_gives_the_whole_clip(folder: Path, whole: Any, streaming: Any):
+    difference = result(partial(whole, **here), folder) - result(partial(streaming, **here), folder)
+    assert np.abs(difference).max() < 1e-5
 
 
 @pytest.mark.parametrize(

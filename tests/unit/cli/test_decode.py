@@ -20,7 +20,7 @@ def test_latents_decode_to_the_same_clip_and_record(daifuku, saved, monkeypatch)
     def never(*arguments, **options):
         raise AssertionError("only the VAE is needed")
 
-    monkeypatch.setattr("daifuku.runtime.build.load_dit", never)
+    monkeypatch.setattr("daifuku.runtime.build.open_dit", never)
     monkeypatch.setattr("daifuku.runtime.build.load_text_encoder", never)
     run = daifuku("decode", saved, "-o", "again/")
     assert (run.code, run.out) == (0, "again\n")

@@ -30,7 +30,7 @@ def no_weights(monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("weights were read")
 
-    for name in ("load_dit", "load_vae", "load_text_encoder"):
+    for name in ("load_vae", "load_text_encoder"):
         monkeypatch.setattr(build, name, never)
 
 

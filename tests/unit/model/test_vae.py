@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, EncoderConfig
+from daifuku.errors import InvalidRequest
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder, Posterior, add_fourier_features
 from daifuku.model.vae.layers import FrameGroupNorm, TemporalAttention, depth_to_space_time
+from daifuku.model.vae.past_frames import Replicate
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,22 @@ def test_decoding_frame_by_frame_equals_decoding_at_once(vae: AsymmVAE, num_late
     chunks = list(vae.decoder.chunks(latent))
     assert [chunk.shape[2] for chunk in chunks] == [1] + [6] * (num_latent_frames - 1)
     assert torch.allclose(torch.cat(chunks, dim=2), vae.decode(latent), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [1, 7, 19])
+@pytest.mark.parametrize("piece", [1, 4, 6, 19])
+def test_encoding_piece_by_piece_equals_encoding_at_once(vae: AsymmVAE, num_frames: int, piece: int) -> None:
+    video = torch.rand(1, 3, num_frames, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    found = list(vae.encode_chunks(video.split(piece, dim=2)))
+    assert [latent.mean.shape[2] for latent in found] == [1] * (num_frames // 6 + 1)
+    whole = vae.encode(video)
+    assert torch.allclose(torch.cat([latent.mean for latent in found], dim=2), whole.mean, atol=1e-5)
+    assert torch.allclose(torch.cat([latent.logvar for latent in found], dim=2), whole.logvar, atol=1e-5)
+
+
+def test_a_clip_that_ends_in_the_middle_of_a_latent_frame_is_refused(vae: AsymmVAE) -> None:
+    with pytest.raises(InvalidRequest, match=r"9 came\. Try 7 or 13"):
+        list(vae.encode_chunks(torch.zeros(1, 3, 9, 16, 16).split(3, dim=2)))
 
 
 def test_a_frame_never_depends_on_later_ones(vae: AsymmVAE) -> None:
@@ -57,8 +75,8 @@ def test_attention_over_one_frame_is_its_value_projected() -> None:
     torch.manual_seed(0)
     layer = TemporalAttention(32)
     video = torch.randn(1, 32, 1, 2, 2)
-    value = layer.qkv(layer.norm(video).movedim(1, -1))[..., 64:]
-    assert torch.allclose(layer(video), video + layer.out(value).movedim(-1, 1), atol=1e-5)
+    value = layer.qkv(layer.norm(video))[:, 64:]
+    assert torch.allclose(layer(video, Replicate()), video + layer.out(value), atol=1e-5)
 
 
 def test_depth_to_space_time_unfolds_channel_time_row_column() -> None:

@@ -25,8 +25,8 @@ def test_what_is_no_size_is_refused_with_one_that_is(text: str) -> None:
 
 def test_a_process_that_takes_memory_is_seen_to_hold_it() -> None:
     before = resident_bytes()
-    held = torch.ones(2**23)
-    assert resident_bytes() - before > 0.9 * held.nbytes
+    held = torch.ones(2**26)
+    assert resident_bytes() - before > 0.6 * held.nbytes
 
 
 def test_a_limit_stands_for_the_memory_of_the_device() -> None:

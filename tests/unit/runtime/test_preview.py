@@ -22,7 +22,7 @@ def latents(seed: int) -> Tensor:
 
 
 def decoded(truth: LatentToRGB, latent: Tensor) -> np.ndarray:
-    """Frames in which every cell has the colour that the map gives it: one for the first latent frame, six for others."""
+    """Frames in which every cell has its colour: one for the first latent frame, six for each other."""
     cells = truth(latent).repeat(8, axis=1).repeat(8, axis=2)
     return np.concatenate([cells[:1], cells[1:].repeat(6, axis=0)])
 

@@ -17,7 +17,14 @@ from daifuku.runtime.quant.fp8_storage import Fp8Linear
 from daifuku.runtime.quant.int4 import Int4Linear
 from daifuku.runtime.quant.int8 import Int8Linear
 from daifuku.runtime.quant.int8_dynamic import FEWEST_TOKENS, Int8Product
-from daifuku.runtime.quantiser import QuantisationReport, QuantisedLinear, Quantiser, large_layers, quantise
+from daifuku.runtime.quantiser import (
+    QuantisationReport,
+    QuantisedLinear,
+    Quantiser,
+    large_layers,
+    quantise,
+    stored_bytes,
+)
 
 CONFIG = DiTConfig(
     num_blocks=2,
@@ -64,6 +71,7 @@ def test_the_layers_of_the_blocks_are_quantised_and_no_others(dit: AsymmDiT) -> 
 
 def test_of_a_text_encoder_the_way_out_of_each_mlp_stays_as_it_is(t5: T5EncoderModel) -> None:
     tokens = torch.tensor([[1, 2, 3]])
+    assert stored_bytes(t5) == sum(parameter.nbytes for parameter in t5.parameters())
     exact = t5(input_ids=tokens).last_hidden_state
     assert {name.split(".")[-1] for name in large_layers(t5)} == {"q", "k", "v", "o", "wi_0", "wi_1"}
     report = quantise(t5, "int8")
@@ -193,10 +201,11 @@ def test_int4_keeps_both_ends_of_each_group(cols: int, num_groups: int) -> None:
 
 
 @pytest.mark.parametrize("num_tokens", [1, FEWEST_TOKENS - 1, FEWEST_TOKENS])
-def test_products_of_integers_work_for_any_number_of_tokens(num_tokens: int) -> None:
+def test_few_tokens_are_multiplied_in_their_own_precision(num_tokens: int) -> None:
     layer, tokens = linear(), torch.randn(num_tokens, 32)
-    exact = layer(tokens)
-    assert (Int8Product(layer)(tokens) - exact).norm() / exact.norm() < 0.015
+    found, exact = Int8Product(layer)(tokens), layer(tokens)
+    assert torch.equal(found, Int8Linear(layer)(tokens)) == (num_tokens < FEWEST_TOKENS)
+    assert (found - exact).norm() / exact.norm() < 0.015
 
 
 def test_one_large_token_does_not_spoil_the_others() -> None:
@@ -210,6 +219,7 @@ def test_nf4_reads_rows_that_are_no_multiple_of_a_group() -> None:
     if (reason := nf4.QUANTISER.available()) is not None:
         pytest.skip(reason)
     layer = linear(rows=32, cols=48)
+    nn.init.normal_(layer.weight)
     found = nf4.NF4Linear(layer).dequantised(torch.float32)
     assert (found - layer.weight).norm() / layer.weight.norm() < 0.1
 

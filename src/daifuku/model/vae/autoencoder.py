@@ -23,15 +23,16 @@ class AsymmVAE(nn.Module):
 
     def encode(self, video: Float[Tensor, "b 3 frames height width"]) -> Posterior:
         """Video in [-1, 1], 6k+1 frames, sides multiples of 8. Raises ValueError when there is no encoder."""
+        return self._encoder()(video)
+
+    def encode_chunks(self, pieces: Iterable[Float[Tensor, "b 3 _frames height width"]]) -> Iterator[Posterior]:
+        """`encode` for a clip that arrives in pieces of any length: latent frame by latent frame, the same together."""
+        return self._encoder().chunks(pieces)
+
+    def _encoder(self) -> Encoder:
         if self.encoder is None:
             raise ValueError("this VAE has no encoder: load the file that holds it (encoder.safetensors) as well")
-        return self.encoder(video)
-
-    def encode_chunks(self, pieces: Iterable[Float[Tensor, "b 3 frames height width"]]) -> Iterator[Posterior]:
-        """`encode` for a clip that arrives in pieces of any length; yields latent frame by latent frame."""
-        if self.encoder is None:
-            raise ValueError("x")
-        return self.encoder.chunks(pieces)
+        return self.encoder
 
     def decode(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 frames height width"]:
         """Un-whitened latents to video around [-1, 1], not clamped. Raises ValueError when there is no decoder."""

@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         """The whole clip at once."""
         return self._encode(video, Replicate())
 
-    def chunks(self, pieces: Iterable[Float[Tensor, "b 3 frames height width"]]) -> Iterator[Posterior]:
+    def chunks(self, pieces: Iterable[Float[Tensor, "b 3 _frames height width"]]) -> Iterator[Posterior]:
         """Encodes a clip that arrives in pieces of any length: a posterior for each latent frame, as soon as it can be.
 
         Together they equal the whole encode. Only the keys and values of the attention grow with the clip, as it looks
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         return Posterior(mean=mean, logvar=logvar)
 
 
-def _per_latent_frame(pieces: Iterable[Video]) -> Iterator[Video]:
+def _per_latent_frame(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same frames in other pieces: first 1, then 6 each."""
     waiting, wanted, arrived = None, 1, 0
     for piece in pieces:
@@ -110,5 +110,7 @@ def _per_latent_frame(pieces: Iterable[Video]) -> Iterator[Video]:
             yield waiting[:, :, :wanted]
             waiting, wanted = waiting[:, :, wanted:], TIME_FACTOR
     if arrived % TIME_FACTOR != 1:
-        near = arrived - (arrived - 1) % TIME_FACTOR
-        raise InvalidRequest(f"a clip has {TIME_FACTOR}k+1 frames, but {arrived} came. Try {max(near, 1)} or {max(near, 1) + TIME_FACTOR}.")
+        near = max(arrived - (arrived - 1) % TIME_FACTOR, 1)
+        raise InvalidRequest(
+            f"a clip has {TIME_FACTOR}k+1 frames, but {arrived} came. Try {near} or {near + TIME_FACTOR}."
+        )

@@ -3,8 +3,7 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from daifuku.config import GROUPS, VAE_HEAD_DIM
 from daifuku.model.vae.past_frames import PastFrames, Resized, Video
@@ -122,7 +121,5 @@ class ResBlock(nn.Module):
 
 def depth_to_space_time(video: Video, time: int, space: int) -> Resized:
     """Unfolds channels ordered (channel, time, row, col) into frames, rows and columns."""
-    unfolded = rearrange(
-        video, "b (c ft fh fw) t h w -> b (t ft) (h fh) (w fw) c", ft=time, fh=space, fw=space
-    )
+    unfolded = rearrange(video, "b (c ft fh fw) t h w -> b (t ft) (h fh) (w fw) c", ft=time, fh=space, fw=space)
     return unfolded.movedim(-1, 1)

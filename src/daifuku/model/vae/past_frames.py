@@ -27,7 +27,7 @@ class PastFrames(Protocol):
         """The `num_frames` frames before `video`. Those before the clip are its first frame, repeated."""
         ...
 
-    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Float[Tensor, "n heads t2 d"]:
         """`pixels` behind those of all earlier frames of the clip."""
         ...
 
@@ -40,7 +40,7 @@ class Replicate:
     def before(self, layer: Hashable, video: Video, num_frames: int) -> Resized:
         return torch.cat([video[:, :, :1]] * num_frames, dim=2)
 
-    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Float[Tensor, "n heads t2 d"]:
         return pixels
 
 
@@ -63,7 +63,7 @@ class CarryOver:
         self._kept[layer] = torch.cat([earlier[:, :, latest.shape[2] :], latest], dim=2)
         return earlier
 
-    def since_start(self, layer: Hashable, pixels: Pixels) -> Pixels:
+    def since_start(self, layer: Hashable, pixels: Pixels) -> Float[Tensor, "n heads t2 d"]:
         earlier = self._kept.get(layer)
         pixels = pixels.clone() if earlier is None else torch.cat([earlier, pixels], dim=2)
         self._kept[layer] = pixels
