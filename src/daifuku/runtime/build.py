@@ -251,13 +251,21 @@ def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> As
     return load_vae(files, dtype=run.dtype or "float32", device=device)
 
 
+def _num_parameters(path: Path) -> int:
+    """Of a T5 encoder: what is not its own, such as the decoder of a whole T5, is not read."""
+    if path.suffix == ".bin":
+        # PyTorch's own format has no header to look at. The published one holds float32.
+        return path.stat().st_size // 4
+    shapes = TensorFiles([path]).shapes.items()
+    return sum(math.prod(shape) for name, shape in shapes if not name.startswith("decoder."))
+
+
 def _sizes(files: ModelFiles) -> ModelSizes:
     """Read off the shapes in the files."""
-    text = TensorFiles(files.text_weights).shapes.values()
     return ModelSizes(
         dit=dit_sizes(files),
         decoder=decoder_sizes(files),
-        text_parameters=sum(math.prod(shape) for shape in text),
+        text_parameters=sum(map(_num_parameters, files.text_weights)),
         text_tokens=MAX_TOKENS,
     )
 

@@ -40,6 +40,7 @@ TEXT_RUNGS: tuple[Rung, ...] = (
     ("text in bfloat16", RuntimeConfig(text_dtype="bfloat16")),
     ("text on the host", RuntimeConfig(text_on="host")),
     ("text on the host in bfloat16", RuntimeConfig(text_on="host", text_dtype="bfloat16")),
+    ("text in 8 bits", RuntimeConfig(text_dtype="bfloat16", quantise_text="int8")),
 )
 
 SAMPLING_RUNGS: tuple[Rung, ...] = (
@@ -48,6 +49,10 @@ SAMPLING_RUNGS: tuple[Rung, ...] = (
     ("its blocks streamed", RuntimeConfig(residency="stream")),
     ("its blocks streamed, MLPs in chunks", RuntimeConfig(residency="stream", chunk_tokens=4096)),
     ("in bfloat16, blocks streamed", RuntimeConfig(residency="stream", chunk_tokens=4096, dtype="bfloat16")),
+    (
+        "in 8 bits, blocks streamed",
+        RuntimeConfig(quantise="int8", residency="stream", chunk_tokens=4096, dtype="bfloat16"),
+    ),
 )
 
 DECODING_RUNGS: tuple[Rung, ...] = (

@@ -124,8 +124,9 @@ def quantise(model: nn.Module, name: str, *, device: torch.device | None = None)
 
 
 def large_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers that are quantised."""
-    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and is_large(name)]
+    """Names of the linear layers that are quantised: not those without data, which a table is going to stand for."""
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    return [name for name, layer in linear.items() if is_large(name) and not layer.weight.is_meta]
 
 
 def is_large(name: str) -> bool:

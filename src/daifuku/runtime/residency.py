@@ -1,6 +1,6 @@
 """Where networks live: kept on the device, on it only while they work, or passing through it block by block."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -88,32 +88,28 @@ def _module(network: Any) -> nn.Module:
     return network.t5 if isinstance(network, TextEncoder) else network
 
 
-class StreamedBlocks(nn.Module):
+class StreamedBlocks(nn.ModuleList):
     """Takes the place of a transformer's blocks: the tensors of each come to the device just before its turn.
 
     While one block computes, the next one is copied on a stream of its own, so beside a GPU the transfer hides behind
-    the computation. A block is good until the next one is asked for. `home(i)` gives the tensors of block i from where
-    they are kept: pinned memory, or a file.
+    the computation. A block is good until the next one is asked for; at rest it is without data. `home(i)` gives the
+    tensors of block i from where they are kept: pinned memory, or a file.
     """
 
     def __init__(
         self, blocks: Sequence[AsymmBlock], home: Callable[[int], Mapping[str, Tensor]], device: torch.device
     ) -> None:
-        super().__init__()
-        # A plain list: these stay at home, whatever happens to the model around them.
-        self.at_home = list(blocks)
+        super().__init__(block.to("meta") for block in blocks)
         self._home = home
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __len__(self) -> int:
-        return len(self.at_home)
-
-    def __iter__(self) -> Iterator[AsymmBlock]:
+    def __iter__(self) -> Generator[AsymmBlock, None, None]:
         arriving = self._send(0)
-        for index, block in enumerate(self.at_home):
+        for index, block in enumerate(super().__iter__()):
+            assert isinstance(block, AsymmBlock), "only blocks stream"
             arrived = self._receive(arriving)
-            if index + 1 < len(self.at_home):
+            if index + 1 < len(self):
                 arriving = self._send(index + 1)
             resting = {name: tensor for name, tensor in block.state_dict(keep_vars=True).items() if name in arrived}
             block.load_state_dict(arrived, strict=False, assign=True)
@@ -142,7 +138,7 @@ class StreamedBlocks(nn.Module):
 def stream_blocks(dit: AsymmDiT, home: Callable[[int], Mapping[str, Tensor]], device: torch.device) -> AsymmDiT:
     """The transformer with its blocks streamed; everything around them goes to the device and stays."""
     blocks = [block for block in dit.blocks if isinstance(block, AsymmBlock)]
-    dit.blocks = StreamedBlocks(blocks, home, device)  # pyright: ignore[reportAttributeAccessIssue]
+    dit.blocks = StreamedBlocks(blocks, home, device)
     return place(dit, device)
 
 

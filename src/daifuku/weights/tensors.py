@@ -139,9 +139,12 @@ def _mapped(views: Mapping[str, Place]) -> dict[str, Tensor]:
     for group in _neighbours(views, span):
         places = [views[name] for name in group]
         first = places[0].start - places[0].start % mmap.ALLOCATIONGRANULARITY
-        with open(places[0].path, "rb") as file:
-            length = places[-1].start + places[-1].num_bytes - first
-            memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=first)
+        length = places[-1].start + places[-1].num_bytes - first
+        try:
+            with open(places[0].path, "rb") as file:
+                memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=first)
+        except (OSError, ValueError) as error:
+            raise damaged(places[0].path, error) from error
         for name, place in zip(group, places, strict=True):
             dtype, offset = _dtype_of(name, place), place.start - first
             flat = torch.frombuffer(memory, dtype=dtype, count=place.num_bytes // dtype.itemsize, offset=offset)

@@ -380,3 +380,35 @@ def test_previews_show_in_a_picture_beside_the_clip_until_it_is_done(daifuku, mo
     assert seen == [(index, (2, 2, 4, 3), b"PNG") for index in (1, 2, 3)]
     assert not Path("second.preview.png").exists()
     assert np.array_equal(read_video("first.gif").frames, read_video("second.gif").frames)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--residency", "offload"],
+        ["--residency", "stream"],
+        ["--residency", "stream", "--no-tabulate"],
+        ["--no-tabulate"],
+        ["--chunk-tokens", 3],
+        ["--batch-guidance"],
+        ["--decoding", "whole"],
+        ["--kernel", "matmul"],
+    ],
+)
+def test_an_exact_way_of_running_shows_the_same_clip(daifuku, model_folder, flags):
+    daifuku("generate", "a ball", "--model", model_folder, "--seed", 1, "-o", "usual/")
+    run = daifuku("generate", "a ball", "--model", model_folder, "--seed", 1, "-o", "other/", *flags)
+    assert run.code == 0 and "running with" in run.err
+    usual, other = read_video("usual").frames.astype(int), read_video("other").frames.astype(int)
+    assert np.abs(usual - other).max() <= 1
+
+
+@pytest.mark.parametrize("flags", [["--quantise", "int8"], ["--residency", "stream", "--quantise", "fp8_storage"]])
+def test_an_approximate_way_of_running_tells_its_measured_error(daifuku, model_folder, flags):
+    run = daifuku("generate", "a ball", "--model", model_folder, "--seed", 1, "-o", "clip.gif", *flags)
+    assert run.code == 0 and "on average" in run.err and "at worst" in run.err
+
+
+def test_a_way_of_running_that_is_not_there_is_refused(daifuku, model_folder, tmp_path):
+    run = daifuku("generate", "a ball", "--model", model_folder, "--kernel", "flash_attn", "-o", "clip.gif")
+    assert run.code == 2 and "flash_attn" in run.err and "auto" in run.err and names(tmp_path) == []

@@ -108,8 +108,8 @@ def test_streamed_blocks_rest_without_data(dit: AsymmDiT) -> None:
     streamed(dit)
     run(dit)
     assert isinstance(dit.blocks, StreamedBlocks)
-    assert {p.device.type for block in dit.blocks.at_home for p in block.parameters()} == {"meta"}
-    assert {p.device.type for p in dit.parameters()} == {"cpu"}
+    assert {p.device.type for p in dit.blocks.parameters()} == {"meta"}
+    assert {p.device.type for name, p in dit.named_parameters() if not name.startswith("blocks.")} == {"cpu"}
 
 
 def test_only_the_block_whose_turn_it_is_has_data(dit: AsymmDiT) -> None:
@@ -117,7 +117,7 @@ def test_only_the_block_whose_turn_it_is_has_data(dit: AsymmDiT) -> None:
     assert isinstance(dit.blocks, StreamedBlocks)
     there = []
     for _ in dit.blocks:
-        there.append(sum(next(block.parameters()).device.type == "cpu" for block in dit.blocks.at_home))
+        there.append(sum(next(block.parameters()).device.type == "cpu" for block in dit.blocks.children()))
     assert there == [1, 1, 1]
 
 
@@ -129,3 +129,9 @@ def test_a_pass_that_stops_early_puts_its_block_back(dit: AsymmDiT) -> None:
     assert next(first.parameters()).device.type == "cpu"
     blocks.close()
     assert next(first.parameters()).device.type == "meta"
+
+
+def test_streamed_blocks_keep_the_names_of_their_weights(dit: AsymmDiT) -> None:
+    names = list(dit.state_dict())
+    streamed(dit)
+    assert list(dit.state_dict()) == names

@@ -1,5 +1,6 @@
 """Loading: precision, the tensors' names in errors, damaged files, halves of the VAE."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
-from daifuku.weights.load import as_dtype, load_dit, load_vae
+from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_dit, load_vae, open_dit
+from daifuku.weights.locate import locate
 from daifuku.weights.names import Layout
 from daifuku.weights.save import save_dit, save_vae
+from daifuku.weights.sizes import Shapes
 
 DIT = DiTConfig(
     num_blocks=2, num_heads=3, head_dim=8, text_width=12, video_mlp_width=64, text_mlp_width=32, text_features=16
@@ -207,3 +210,70 @@ def test_a_loaded_model_can_be_trained_without_touching_its_file(tmp_path: Path)
             assert parameter.requires_grad
             parameter.add_(1)
     assert (tmp_path / "dit.safetensors").read_bytes() == before
+
+
+def test_tensors_that_are_left_out_stay_on_the_meta_device_and_can_be_read_one_by_one(tmp_path: Path):
+    dit = small_dit()
+    save_dit(dit, tmp_path)
+    loaded = load_dit(tmp_path, without=lambda name: "modulation." in name)
+    tensors = loaded.state_dict()
+    left_out = [name for name, tensor in tensors.items() if tensor.is_meta]
+    assert left_out == [name for name in tensors if "modulation." in name] and len(left_out) == 10
+    assert all(torch.equal(tensor, dit.state_dict()[name]) for name, tensor in tensors.items() if name not in left_out)
+    unread = open_dit(tmp_path, dtype="bfloat16")
+    for name in ("blocks.0.video_modulation.weight", "final.modulation.bias"):
+        assert torch.equal(unread.read(name)[name], dit.state_dict()[name].bfloat16())
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_pieces_come_one_after_the_other_each_whole(tmp_path: Path, layout: Layout):
+    dit, pieces, seen = small_dit(), dict[str, torch.nn.Module](), list[str]()
+    save_dit(dit, tmp_path, layout=layout)
+    unread = open_dit(tmp_path)
+
+    def build(shapes: Shapes) -> AsymmDiT:
+        model = unread.build(shapes)
+        pieces.update({f"blocks.{i}": block for i, block in enumerate(model.blocks)})
+        return model
+
+    def each(name: str, module: torch.nn.Module) -> None:
+        assert_equal(module, dit.get_submodule(name))
+        pieces.pop(name, None)
+        assert all(tensor.is_meta for later in pieces.values() for tensor in later.state_dict().values())
+        seen.append(name)
+
+    assert_equal(replace(unread, build=build).load(each=each), dit)
+    blocks = ["blocks.0", "blocks.1"]
+    assert seen == ["patch_embed", "time_embed", "caption_pool", "text_proj", *blocks, "final"]
+
+
+def test_a_piece_may_be_changed_before_the_next_is_read(tmp_path: Path):
+    save_dit(small_dit(), tmp_path)
+    loaded = load_dit(tmp_path, each=lambda name, module: module.to("meta") if name.startswith("blocks") else None)
+    assert {name.split(".")[0] for name, tensor in loaded.state_dict().items() if tensor.is_meta} == {"blocks"}
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_one_half_of_a_vae_can_be_left_in_its_file(tmp_path: Path, layout: Layout):
+    vae = small_vae()
+    save_vae(vae, tmp_path, layout=layout)
+    alone = load_vae(tmp_path, halves=["decoder"])
+    assert alone.encoder is None and alone.decoder is not None and vae.decoder is not None
+    assert_equal(alone.decoder, vae.decoder)
+    assert load_vae(tmp_path, halves=["encoder"]).decoder is None
+
+
+def test_weights_that_are_loaded_while_nothing_can_be_trained_can_be_trained_later(tmp_path: Path):
+    save_dit(small_dit(), tmp_path)
+    with torch.inference_mode():
+        model = load_dit(tmp_path, dtype="bfloat16")
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_sizes_are_known_without_weights(tmp_path: Path):
+    vae = small_vae()
+    save_dit(small_dit(), tmp_path)
+    save_vae(vae, tmp_path)
+    files = locate(tmp_path, parts=["transformer", "vae"])
+    assert dit_sizes(files) == DIT and vae.decoder is not None and decoder_sizes(files) == vae.decoder.config
+    assert all(tensor.is_meta for tensor in open_dit(files).skeleton().state_dict().values())

@@ -11,6 +11,9 @@ from daifuku.config import TEMPORAL_FACTORS, DecoderConfig
 from daifuku.model.vae.layers import CausalConv3d, Pointwise, ResBlock, depth_to_space_time
 from daifuku.model.vae.past_frames import CarryOver, PastFrames, Replicate, Resized, Video
 
+AT_ONCE = 6
+"""Frames that pass through the large stages at a time: as many as a latent frame stands for."""
+
 
 class UpStage(nn.Module):
     """Residual blocks, then twice the size in space and `time_factor` times the frames."""
@@ -52,22 +55,20 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 frames height width"]:
         """The whole clip at once."""
-        past = Replicate()
-        return self._paint(self._unfold(latent, past), past)
+        return self._paint(self._unfold(latent, Replicate()), CarryOver())
 
     def chunks(self, latent: Float[Tensor, "b c t h w"]) -> Iterator[Float[Tensor, "b 3 frames height width"]]:
         """Decodes one latent frame at a time: first 1 frame, then 6 each. Together they equal the whole decode.
 
-        Memory does not depend on the number of frames. Where frames are large they pass one by one.
+        Memory does not depend on the number of frames.
         """
         past = CarryOver()
         for one in latent.split(1, dim=2):
-            frames = self._unfold(one, past).split(1, dim=2)
-            yield torch.cat([self._paint(frame, past) for frame in frames], dim=2)
+            yield self._paint(self._unfold(one, past), past)
             past.starts_clip = False
 
     def _unfold(self, latent: Video, past: PastFrames) -> Resized:
-        """Up to the stages that turn a latent frame into several."""
+        """Up to the stages that turn one frame into several."""
         video = self.input(latent)
         for block in self.middle:
             video = block(video, past)
@@ -75,9 +76,12 @@ class Decoder(nn.Module):
             video = stage(video, past)
         return video
 
-    def _paint(self, video: Video, past: PastFrames) -> Resized:
-        """The rest: two sizes up from there, nine tenths of the memory."""
-        video = self.stages[-1](video, past)
-        for block in self.last:
-            video = block(video, past)
-        return self.output(F.silu(video))
+    def _paint(self, video: Video, past: CarryOver) -> Resized:
+        """From there to pixels: most of the memory, so a few frames at a time."""
+        painted = []
+        for few in video.split(AT_ONCE, dim=2):
+            few = self.stages[-1](few, past)
+            for block in self.last:
+                few = block(few, past)
+            painted.append(self.output(F.silu(few)))
+        return torch.cat(painted, dim=2)
