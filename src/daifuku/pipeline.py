@@ -26,7 +26,7 @@ from daifuku.runtime.checkpoint import Start
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
 from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
-from daifuku.runtime.modulation import tabulated, visited_sigmas
+from daifuku.runtime.modulation import only_at, tabulated, visited_sigmas
 from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
 from daifuku.runtime.preview import clean_estimate, fit
 from daifuku.runtime.residency import Alone, Residency, residency
@@ -275,9 +275,12 @@ class Pipeline:
         )
         assert prompt is not None, "a caption stays one on its way to the device"
         captions = [prompt] if negative is None else [prompt, negative]
-        with self._stage("dit", run) as dit, self._table(dit, captions, made.solver, sigmas, run):
+        # Those of the whole run, also if it begins in the middle: how many rows a table has decides last bits.
+        visited = visited_sigmas(made.solver, sigmas)
+        with self._stage("dit", run) as dit, self._table(dit, captions, visited, run):
             states = _copied(made.states, device)
             velocity = velocity_of(dit, request, run, prompt, negative, sigmas, states)
+            velocity = only_at(velocity, visited) if run.tabulate else velocity
             latent = made.latent.unsqueeze(0).to(device, torch.float32)
             latents = made.solver.run(velocity, latent, sigmas[made.index :])
             for index, (latent, seconds) in enumerate(_timed(_finite(latents)), start=made.index + 1):
@@ -293,12 +296,10 @@ class Pipeline:
                 )
 
     def _table(
-        self, dit: AsymmDiT, captions: list[Caption], solver: Solver, sigmas: list[float], run: RuntimeConfig
+        self, dit: AsymmDiT, captions: list[Caption], sigmas: list[float], run: RuntimeConfig
     ) -> AbstractContextManager[None]:
-        """The modulations of the whole run, also if it begins in the middle: how many there are decides last bits."""
-        if not run.tabulate:
-            return nullcontext()
-        return tabulated(dit, captions, visited_sigmas(solver, sigmas), partial(self.parts.read, run))
+        """The modulations of the run in place of the layers that make them, where the plan wants that."""
+        return tabulated(dit, captions, sigmas, partial(self.parts.read, run)) if run.tabulate else nullcontext()
 
     def _decode(self, latents: Tensor, run: RuntimeConfig) -> Iterator[Frames]:
         with self._stage("vae", run) as vae:

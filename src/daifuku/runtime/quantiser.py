@@ -105,7 +105,8 @@ def quantise(model: nn.Module, name: str, *, device: torch.device | None = None)
     the network as it was, where the quantiser does not work.
     """
     quantiser = registry.load(QUANTISERS, name, Quantiser)
-    names = large_layers(model)
+    # Layers without data are those that a table is going to stand for.
+    names = [name for name in large_layers(model) if not model.get_parameter(f"{name}.weight").is_meta]
     _check(model, quantiser, names, device)
     before = stored_bytes(model)
     errors = {layer: _replace(model, layer, quantiser, device) for layer in names}
@@ -124,9 +125,8 @@ def quantise(model: nn.Module, name: str, *, device: torch.device | None = None)
 
 
 def large_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers that are quantised: not those without data, which a table is going to stand for."""
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    return [name for name, layer in linear.items() if is_large(name) and not layer.weight.is_meta]
+    """Names of the linear layers that are quantised."""
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and is_large(name)]
 
 
 def is_large(name: str) -> bool:

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from daifuku.model.attention import Kernel, local, matmul
-from daifuku.model.block import AsymmBlock
+from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
+from daifuku.runtime.kernels import blocks_of, set_kernel
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 
 VALIDATION_SIGMAS = tuple((i + 0.5) / 8 for i in range(8))
@@ -63,17 +63,6 @@ class TextToVideo(nn.Module):
         """A dropped caption has no valid token, which is just what the sampler's empty prompt looks like to the DiT."""
         features = self.text_encoder(ids, attention_mask=mask.long()).last_hidden_state
         return self.dit(latent, sigma, features, mask & ~dropped.unsqueeze(1))
-
-
-def blocks_of(dit: AsymmDiT) -> list[AsymmBlock]:
-    """The blocks, typed."""
-    return [block for block in dit.blocks if isinstance(block, AsymmBlock)]
-
-
-def set_kernel(dit: AsymmDiT, kernel: Kernel) -> None:
-    """Puts an attention kernel into every block."""
-    for block in blocks_of(dit):
-        block.attention.attend = local(kernel)
 
 
 @torch.no_grad()

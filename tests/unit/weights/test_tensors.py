@@ -140,23 +140,3 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, header: str):
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
     with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged"):
         TensorFiles([path])
-
-
-def test_what_torch_save_wrote_is_read_too(tmp_path: Path):
-    path = tmp_path / "x.bin"
-    torch.save(CONTENT | {"part": CONTENT["first"][2:4], "count": torch.tensor([1])}, path)
-    assert TensorFiles([path]).shapes["half"] == (4, 3)
-    assert all(torch.equal(read(path, name), CONTENT[name].float()) for name in CONTENT)
-    assert torch.equal(read(path, "part"), CONTENT["first"][2:4])
-    with pytest.raises(CheckpointError, match=r"count is torch\.int64"):
-        read(path, "count")
-
-
-def test_an_old_or_damaged_bin_file_is_refused(tmp_path: Path):
-    path = tmp_path / "x.bin"
-    torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="old format"):
-        TensorFiles([path])
-    path.write_bytes(b"PK" + bytes(100))
-    with pytest.raises(CheckpointError, match=r"x\.bin is damaged"):
-        TensorFiles([path])
