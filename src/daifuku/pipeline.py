@@ -35,6 +35,7 @@ from daifuku.sample.guidance import Caption
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.sample.solver import Solver, State
+from daifuku.text.encoder import import_libraries
 from daifuku.video import Video, run_record
 from daifuku.weights.load import as_dtype
 
@@ -116,6 +117,8 @@ class Pipeline:
 
     def planner(self, request: ResolvedRequest) -> Planner:
         """Makes plans for a request: how it would run here, and what that costs. Reads no weights."""
+        if self.parts.device.type == "cpu":
+            import_libraries()
         return self._planner(Workload.of(request, registry.load(SOLVERS, request.solver, Solver).order))
 
     def run(

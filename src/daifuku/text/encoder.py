@@ -154,6 +154,12 @@ def load_text_encoder(
     return TextEncoder(t5.to(device).eval(), tokenizer, zero_empty=zero_empty)
 
 
+def import_libraries() -> None:
+    """Imports what reading a text encoder imports, so that the memory it takes can be counted beforehand."""
+    with _quiet():
+        from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the progress bars and reports of transformers and what it imports off the terminal for a while."""
