@@ -5,7 +5,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -19,8 +19,8 @@ from daifuku.config import QUANTISERS
 from daifuku.errors import InvalidRequest
 from daifuku.registry import Plugin
 
-IN_A_BLOCK = re.compile(r"blocks\.\d+\.")
-"""How the names of the layers begin that repeat: nearly all weights are theirs."""
+IN_A_BLOCK = re.compile(r"(^|\.)blocks?\.\d+\.")
+"""Names of the layers that repeat: nearly all weights are theirs."""
 
 KEPT = ".wo"
 """How the one layer of a T5 block is called that stays as it is: its inputs are far larger than all others."""
@@ -76,11 +76,12 @@ class Quantiser(Plugin):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisationReport:
-    """What quantising did to the layers that it changed, measured on the weights in use."""
+    """What quantising did to a network, measured on the weights in use."""
 
     quantiser: str
     num_layers: int
     bytes_before: int
+    """Of the whole network."""
     bytes_after: int
     mean_error: float
     """|quantised - exact| / |exact| of a weight as a Euclidean norm, averaged over the layers."""
@@ -90,83 +91,63 @@ class QuantisationReport:
     def __str__(self) -> str:
         share = self.bytes_after / self.bytes_before
         return (
-            f"{self.quantiser}: {self.num_layers} layers take {share:.0%} of their memory and are off by "
+            f"{self.quantiser}: {self.num_layers} layers, weights take {share:.0%} of their memory and are off by "
             f"{self.mean_error:.1%} on average, {self.worst_error:.1%} at worst ({self.worst_layer})"
         )
 
 
-class Quantisation:
-    """Quantises a network piece by piece, as its weights arrive, and adds up what that did.
-
-    With a device, the layers go there one by one, and their neighbours stay where they are. Raises InvalidRequest where
-    the quantiser does not run.
-    """
-
-    def __init__(self, name: str, *, device: torch.device | None = None) -> None:
-        self._quantiser = registry.load(QUANTISERS, name, Quantiser)
-        if (reason := self._quantiser.available()) is not None:
-            raise InvalidRequest(f"quantiser {name!r} does not run here: {reason}. Try 'int8'.")
-        self._device = device
-        self._errors: dict[str, float] = {}
-        self._bytes_before, self._bytes_after = 0, 0
-
-    @torch.no_grad()
-    def __call__(self, piece: str, module: nn.Module) -> None:
-        """Quantises the large layers of a piece of that name in place; a name of "" means the whole network.
-
-        Weights in high precision go away layer by layer; those on the meta device are left alone. Raises
-        InvalidRequest, and leaves the piece as it was, where the quantiser cannot do it.
-        """
-        within = f"{piece}." if piece else ""
-        layers = {
-            name: within + name
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and is_large(within + name) and not layer.weight.is_meta
-        }
-        _check(module, self._quantiser, layers, self._device)
-        for name, full_name in layers.items():
-            self._replace(module, name, full_name)
-
-    def _replace(self, module: nn.Module, name: str, full_name: str) -> None:
-        layer = module.get_submodule(name)
-        assert isinstance(layer, nn.Linear), "only linear layers are looked for"
-        packed = self._quantiser.pack_layer(full_name, layer.to(self._device))
-        module.set_submodule(name, packed)
-        self._errors[full_name] = _relative_error(packed.dequantised(layer.weight.dtype), layer.weight)
-        self._bytes_before += stored_bytes(layer)
-        self._bytes_after += stored_bytes(packed)
-
-    @property
-    def report(self) -> QuantisationReport:
-        """What was done so far."""
-        assert self._errors, "blocks of linear layers are quantised before they are wrapped or streamed"
-        worst = max(self._errors, key=lambda layer: self._errors[layer])
-        return QuantisationReport(
-            quantiser=self._quantiser.name,
-            num_layers=len(self._errors),
-            bytes_before=self._bytes_before,
-            bytes_after=self._bytes_after,
-            mean_error=fmean(self._errors.values()),
-            worst_error=self._errors[worst],
-            worst_layer=worst,
-        )
-
-
+@torch.no_grad()
 def quantise(model: nn.Module, name: str, *, device: torch.device | None = None) -> QuantisationReport:
-    """Quantises a transformer or a T5 encoder in place, as `Quantisation` does, whose errors it raises."""
-    quantisation = Quantisation(name, device=device)
-    quantisation("", model)
-    return quantisation.report
+    """Quantises the large layers of an AsymmDiT or a T5 encoder in place, one after the other.
+
+    Weights in high precision exist for one layer at a time. With a device, layers go there one by one, so that a
+    network whose file is mapped into memory never stands there in high precision. Raises InvalidRequest, and leaves
+    the network as it was, where the quantiser does not work.
+    """
+    quantiser = registry.load(QUANTISERS, name, Quantiser)
+    # Layers without data are those that a table is going to stand for.
+    names = [name for name in large_layers(model) if not model.get_parameter(f"{name}.weight").is_meta]
+    _check(model, quantiser, names, device)
+    before = stored_bytes(model)
+    errors = {layer: _replace(model, layer, quantiser, device) for layer in names}
+    if device is not None:
+        model.to(device)
+    worst = max(errors, key=lambda layer: errors[layer])
+    return QuantisationReport(
+        quantiser=name,
+        num_layers=len(names),
+        bytes_before=before,
+        bytes_after=stored_bytes(model),
+        mean_error=fmean(errors.values()),
+        worst_error=errors[worst],
+        worst_layer=worst,
+    )
+
+
+def large_layers(model: nn.Module) -> list[str]:
+    """Names of the linear layers that are quantised."""
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and is_large(name)]
 
 
 def is_large(name: str) -> bool:
     """Whether a linear layer of that name is quantised."""
-    return IN_A_BLOCK.match(name) is not None and not name.endswith(KEPT)
+    return IN_A_BLOCK.search(name) is not None and not name.endswith(KEPT)
 
 
-def stored_bytes(module: nn.Module) -> int:
-    """Bytes of all tensors of a module, quantised or not."""
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all tensors of a network, quantised or not."""
+    # Tied weights stand under several names and lie in memory once.
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _replace(model: nn.Module, name: str, quantiser: Quantiser, device: torch.device | None) -> float:
+    """Quantises one layer and returns the relative error of its weight."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear), "only linear layers are looked for"
+    packed = quantiser.pack_layer(name, layer.to(device))
+    model.set_submodule(name, packed)
+    return _relative_error(packed.dequantised(layer.weight.dtype), layer.weight)
 
 
 def _relative_error(found: Float[Tensor, "rows cols"], exact: Float[Tensor, "rows cols"]) -> float:
@@ -178,13 +159,16 @@ def _relative_error(found: Float[Tensor, "rows cols"], exact: Float[Tensor, "row
     return (wrong / whole) ** 0.5 if whole else 0.0
 
 
-def _check(module: nn.Module, quantiser: Quantiser, names: Iterable[str], device: torch.device | None) -> None:
+def _check(model: nn.Module, quantiser: Quantiser, names: Sequence[str], device: torch.device | None) -> None:
     """Raises InvalidRequest with the reason why these layers cannot be quantised so."""
     name = quantiser.name
-    if any(isinstance(layer, QuantisedLinear) for layer in module.modules()):
+    if (reason := quantiser.available()) is not None:
+        raise InvalidRequest(f"quantiser {name!r} does not run here: {reason}. Try 'int8'.")
+    if any(isinstance(layer, QuantisedLinear) for layer in model.modules()):
         raise InvalidRequest(f"these weights are quantised already, so {name!r} cannot be. Load the model again.")
+    assert names, "a network with blocks of linear layers is quantised before they are wrapped or streamed"
     for each in names:
-        weight = module.get_submodule(each).weight
+        weight = model.get_submodule(each).weight
         assert isinstance(weight, Tensor)
         place = (device or weight.device).type
         if place not in quantiser.devices:
