@@ -87,13 +87,13 @@ def peer() -> Any:
 def their_dit(folder: Path, dtype: torch.dtype, device: str) -> Any:
     """The transformer as diffusers reads it."""
     model = peer().MochiTransformer3DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype)
-    return model.to(device).eval()
+    return model.to(device, dtype).eval()
 
 
 def their_vae(folder: Path, dtype: torch.dtype, device: str) -> Any:
     """The autoencoder as diffusers reads it."""
     model = peer().AutoencoderKLMochi.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
-    return model.to(device).eval()
+    return model.to(device, dtype).eval()
 
 
 def their_pipeline(transformer: Any = None, text_encoder: Any = None, tokenizer: Any = None) -> Any:
