@@ -109,6 +109,9 @@ ATTENTION_KERNELS = "daifuku.runtime.attention"
 QUANTISERS = "daifuku.runtime.quant"
 """Packages whose plugins a runtime may name."""
 
+STORED = "stored"
+"""The way of quantising that leaves weights as their file has them."""
+
 MIN_TILE = 8
 """Smallest side of a decoder tile, in latent cells."""
 
@@ -141,11 +144,16 @@ class RuntimeConfig:
     )
     dtype: str | None = _setting(str, "Precision of the transformer and the VAE.", "float32", "bfloat16", "float16")
     quantise: str | None = _setting(
-        str, "Store the transformer's weights in fewer bits. Approximate.", "none", plugins=QUANTISERS
+        str,
+        "Store the transformer's weights in fewer bits. Approximate, but for stored, which keeps the weights of a "
+        "quantised file as they are; none decodes those when they are read.",
+        "none",
+        STORED,
+        plugins=QUANTISERS,
     )
     text_dtype: str | None = _setting(str, "Precision of the text encoder.", "float32", "bfloat16")
     quantise_text: str | None = _setting(
-        str, "Store the text encoder's weights in fewer bits. Approximate.", "none", plugins=QUANTISERS
+        str, "The same for the text encoder's weights.", "none", STORED, plugins=QUANTISERS
     )
     text_on: str | None = _setting(str, "Encode text on the device or, more slowly, on the host.", "device", "host")
     kernel: str | None = _setting(
@@ -159,6 +167,15 @@ class RuntimeConfig:
         int, "Tokens that a block's MLP takes at a time, to save memory; 0 takes all. Exact."
     )
     batch_guidance: bool | None = _setting(bool, "Ask for prompt and negative prompt in one pass over a batch of two.")
+    lora_mode: str | None = _setting(
+        str,
+        "merged adds LoRAs to the weights as they are read, so that steps cost nothing more; live keeps them beside "
+        "the weights, quantised or not, and changes them from one clip to the next without reading the model again; "
+        "auto merges where weights are in high precision and in memory.",
+        "auto",
+        "merged",
+        "live",
+    )
     decoding: str | None = _setting(
         str,
         "streaming decodes one latent frame at a time; whole all at once; tiled also cuts frames into overlapping "

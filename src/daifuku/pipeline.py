@@ -2,12 +2,12 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,21 +21,23 @@ from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
 from daifuku.events import Done, Event, Frames, Notice, Planned, Preview, Step, TextReady
 from daifuku.model.dit import AsymmDiT
 from daifuku.request import SOLVERS, GenerateRequest, LatentShape, Number, ResolvedRequest
-from daifuku.runtime.build import Parts, load_parts, settled
-from daifuku.runtime.checkpoint import Start
+from daifuku.runtime.adapters import Adapters, live, merging, read_adapters
+from daifuku.runtime.build import ModelInfo, Parts, as_stored, load_parts, settled
+from daifuku.runtime.checkpoint import Start, copied
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
 from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
 from daifuku.runtime.modulation import only_at, tabulated, visited_sigmas
 from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
 from daifuku.runtime.preview import clean_estimate, fit
-from daifuku.runtime.residency import Alone, Residency, residency
+from daifuku.runtime.residency import Lender
 from daifuku.runtime.velocity import velocity_of
 from daifuku.sample.guidance import Caption
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.sample.solver import Solver, State
 from daifuku.text.encoder import import_libraries
+from daifuku.values import as_loras
 from daifuku.video import Video, run_record
 from daifuku.weights.load import as_dtype
 
@@ -51,6 +53,7 @@ class _Made:
 
     request: ResolvedRequest
     solver: Solver
+    adapters: Adapters
     noise_from_seed: bool
     preview_every: int
     index: int
@@ -76,7 +79,7 @@ class Pipeline:
         self.runtime = runtime or RuntimeConfig()
         self._memory_bytes = memory_bytes
         self._base_bytes: int | None = None
-        self._residency: tuple[RuntimeConfig, Residency] | None = None
+        self._lender = Lender(parts.device)
 
     def __call__(
         self,
@@ -99,6 +102,7 @@ class Pipeline:
         guidance_every: int | None = None,
         step_cache: str | None = None,
         cache_threshold: float | None = None,
+        loras: Sequence[Any] | None = None,
         latents: Tensor | None = None,
     ) -> Video:
         """A prompt to a video. Left None, a parameter has the model's own default; `GenerateRequest` explains each.
@@ -113,7 +117,9 @@ class Pipeline:
 
     def resolve(self, request: GenerateRequest) -> ResolvedRequest:
         """The request as it will run on this model. Reads no weights. Raises InvalidRequest."""
-        return request.resolved(self.parts.defaults)
+        found = request.resolved(self.parts.defaults)
+        # In full, so that a record names the same files from another folder.
+        return replace(found, loras=[(str(Path(path).expanduser().absolute()), s) for path, s in found.loras])
 
     def planner(self, request: ResolvedRequest) -> Planner:
         """Makes plans for a request: how it would run here, and what that costs. Reads no weights."""
@@ -136,9 +142,9 @@ class Pipeline:
         what it has with the next smaller plan, once. After every `preview_every` steps, if that is not 0, comes a
         Preview; a model whose map to colours is not known yet shows none, and learns it from the finished clip.
 
-        Raises InvalidRequest at once, before any weight is read. While it runs: NotEnoughMemory says that nothing fits,
-        PromptCut warns that the prompt is too long for the model, NonFiniteLatent stops a run that went wrong,
-        CheckpointError tells of damaged weights.
+        Raises InvalidRequest at once, before any weight is read, and CheckpointError for a LoRA that does not fit.
+        While it runs: NotEnoughMemory says that nothing fits, PromptCut warns that the prompt is too long for the
+        model, NonFiniteLatent stops a run that went wrong, CheckpointError tells of damaged weights.
         """
         resolved = self.resolve(request)
         shape = resolved.latent_shape.as_tuple
@@ -154,6 +160,7 @@ class Pipeline:
             _Made(
                 request=resolved,
                 solver=solver,
+                adapters=read_adapters(resolved.loras, lambda: self.parts.sizes().dit),
                 noise_from_seed=latents is None,
                 preview_every=preview_every,
                 index=start.index,
@@ -174,7 +181,8 @@ class Pipeline:
 
         The number of frames is 6k+1 and the sides are multiples of 8.
         """
-        with self._stage("vae", self._plan_vae(LatentShape.from_pixels(*frames.shape[:3]))) as vae:
+        run = self._plan_vae(LatentShape.from_pixels(*frames.shape[:3]))
+        with self._lender.stage("vae", self.parts.vae, run) as vae:
             device = next(vae.parameters()).device
             video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w")
             pieces = (piece.to(device, torch.float32) / 127.5 - 1 for piece in video.split(TIME_FACTOR, dim=2))
@@ -186,7 +194,7 @@ class Pipeline:
         plan: Plan | None = planner.choose()
         for out_of_memory in (False, True):
             run = settled(plan.runtime, self.parts.sizes().dit, made.request.latent_shape, self.parts.device)
-            record = run_record(made.request, self.parts.info, run, noise_from_seed=made.noise_from_seed)
+            record = run_record(made.request, self._info(made), run, noise_from_seed=made.noise_from_seed)
             yield Planned(plan=plan, record=record, out_of_memory=out_of_memory)
             try:
                 yield from self._through_stages(made, run)
@@ -201,7 +209,7 @@ class Pipeline:
                         "it was computed. Try fewer frames or a smaller picture; `daifuku plan` shows what each takes."
                     ) from error
             # Only out here has the exception let go of the tensors that filled the memory.
-            self._residency = None
+            self._lender.forget()
             free_caches()
 
     def _through_stages(self, made: _Made, run: RuntimeConfig) -> Generator[Event, None, None]:
@@ -236,12 +244,15 @@ class Pipeline:
             frames=made.frames,
             latents=made.latent.cpu(),
             request=made.request,
-            model=self.parts.info,
+            model=self._info(made),
             runtime=run,
             timings=made.timings,
             noise_from_seed=made.noise_from_seed,
         )
         yield Done(video=video)
+
+    def _info(self, made: _Made) -> ModelInfo:
+        return replace(self.parts.info, loras=list(made.adapters.fingerprints))
 
     def _notices(self) -> Iterator[Notice]:
         """What was noticed while networks were read."""
@@ -253,7 +264,7 @@ class Pipeline:
         prompts = [request.prompt]
         if any(scale != 1 for scale in request.guidance_scales):
             prompts.append(request.negative_prompt)
-        with self._stage("text", run) as text:
+        with self._lender.stage("text", self.parts.text, run) as text:
             started = perf_counter()
             with torch.inference_mode():
                 prompt, *negative = (Caption(one.features, one.mask) for one in (text.encode([p]) for p in prompts))
@@ -280,8 +291,8 @@ class Pipeline:
         captions = [prompt] if negative is None else [prompt, negative]
         # Those of the whole run, also if it begins in the middle: how many rows a table has decides last bits.
         visited = visited_sigmas(made.solver, sigmas)
-        with self._stage("dit", run) as dit, self._table(dit, captions, visited, run):
-            states = _copied(made.states, device)
+        with self._dit(made.adapters, captions, visited, run) as dit:
+            states = copied(made.states, device)
             velocity = velocity_of(dit, request, run, prompt, negative, sigmas, states)
             velocity = only_at(velocity, visited) if run.tabulate else velocity
             latent = made.latent.unsqueeze(0).to(device, torch.float32)
@@ -295,17 +306,27 @@ class Pipeline:
                     sigma=sigmas[index],
                     seconds=seconds,
                     latent=latent,
-                    states=_copied(states, device),
+                    states=copied(states, device),
                 )
 
-    def _table(
-        self, dit: AsymmDiT, captions: list[Caption], sigmas: list[float], run: RuntimeConfig
-    ) -> AbstractContextManager[None]:
-        """The modulations of the run in place of the layers that make them, where the plan wants that."""
-        return tabulated(dit, captions, sigmas, partial(self.parts.read, run)) if run.tabulate else nullcontext()
+    @contextmanager
+    def _dit(
+        self, adapters: Adapters, captions: list[Caption], sigmas: list[float], run: RuntimeConfig
+    ) -> Iterator[AsymmDiT]:
+        """The transformer with its LoRAs, and where the plan wants that, all modulations of the run from a table."""
+        merged = run.lora_mode == "merged"
+        deltas, weights = (adapters.deltas, adapters.key) if merged else ({}, ())
+
+        def read(run: RuntimeConfig, device: torch.device) -> AsymmDiT:
+            return self.parts.dit(run, device, deltas)
+
+        with self._lender.stage("dit", read, run, weights) as dit, live(dit, adapters.deltas, merged_before=merged):
+            read_one = merging(partial(self.parts.read, run), adapters.deltas)
+            with tabulated(dit, captions, sigmas, read_one) if run.tabulate else nullcontext():
+                yield dit
 
     def _decode(self, latents: Tensor, run: RuntimeConfig) -> Iterator[Frames]:
-        with self._stage("vae", run) as vae:
+        with self._lender.stage("vae", self.parts.vae, run) as vae:
             assert vae.decoder is not None, "a whole model has a decoder"
             like = next(vae.decoder.parameters())
             latent = vae.unwhiten(latents.unsqueeze(0).to(like.device, torch.float32)).to(like.dtype)
@@ -314,20 +335,12 @@ class Pipeline:
                 yield Frames(start=start, frames=frames, seconds=seconds)
                 start += len(frames)
 
-    def _stage(self, name: Literal["text", "dit", "vae"], run: RuntimeConfig) -> AbstractContextManager[Any]:
-        """A network, at work on the device for a `with` block. Another way of running starts from the files again."""
-        read = getattr(self.parts, name)
-        if name == "text" and run.text_on == "host":
-            return Alone(torch.device("cpu")).stage(name, partial(read, run))
-        if self._residency is None or self._residency[0] != run:
-            self._residency = run, residency(run, self.parts.device)
-        return self._residency[1].stage(name, partial(read, run))
-
     def _planner(self, work: Workload) -> Planner:
         machine = this_machine(self.parts.device, self._memory_bytes)
         if self._base_bytes is None:
             self._base_bytes = resident_bytes() if machine.is_host else 0
-        comfort = filled(RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch.")), COMFORT)
+        own = RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch."))
+        comfort = filled(own, as_stored(self.parts.sizes()), COMFORT)
         estimator = Estimator(sizes=self.parts.sizes(), work=work, machine=machine)
         return Planner(estimator=estimator, comfort=comfort, wanted=self.runtime, base_bytes=self._base_bytes)
 
@@ -345,18 +358,22 @@ def load(
     variant: str | None = None,
     runtime: RuntimeConfig | None = None,
     memory: str | int | None = None,
+    loras: Sequence[Any] = (),
 ) -> Pipeline:
     """A pipeline for a model folder or hub id; the small built-in model when None.
 
     Finds the files at once and reads weights when they are first needed. The device is the first of cuda, mps and cpu
     that is there, unless given. On a CPU the precision is float32; elsewhere float32 for weights stored so, and else
     bfloat16. `runtime` settles how it runs, `dtype` being one of its settings; the rest is planned to fit `memory`,
-    such as "12GiB" or a number of bytes, or what is free. Raises ModelNotFound and InvalidRequest.
+    such as "12GiB" or a number of bytes, or what is free. `loras`, such as [("style.safetensors", 0.8)], act wherever a
+    request names none. Raises ModelNotFound and InvalidRequest.
     """
     runtime = runtime or RuntimeConfig()
     if dtype is not None:
         runtime = replace(runtime, dtype=str(as_dtype(dtype)).removeprefix("torch."))
     parts = load_parts(model, device=device, revision=revision, variant=variant)
+    if loras:
+        parts = replace(parts, defaults={**parts.defaults, "loras": as_loras("loras", loras)})
     return Pipeline(parts, runtime, memory_bytes=parse_size(memory) if isinstance(memory, str) else memory)
 
 
@@ -370,14 +387,6 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
             except StopIteration:
                 return
         yield item, perf_counter() - started
-
-
-def _copied(states: Mapping[str, State], device: torch.device) -> dict[str, State]:
-    """What is remembered at this moment: the tensors in it are never changed, only replaced."""
-    return {
-        name: {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
-        for name, state in states.items()
-    }
 
 
 def _finite(latents: Iterator[Tensor]) -> Iterator[Tensor]:

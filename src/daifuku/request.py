@@ -1,24 +1,24 @@
 """The one list of parameters: command-line flags, JSON schema and web form derive from the fields of `GenerateRequest`.
 
-The `metadata` of a field says: `help`; `type` (str, int or float); `default`, the published model's; `placeholder`,
-what a usage line calls the value. Numbers have `min`, `max` and `step` (allowed are min, min + step, ... up to max;
-None: everything between) and `per_step`, whether a list with one number per step is allowed too. Texts have
-`max_length` and `choices`, a function that gives those there are (None: any text).
+The `metadata` of a field says: `help`; `type` (str, int, float or tuple); `default`, the published model's;
+`placeholder`, what a usage line calls the value. Numbers have `min`, `max` and `step` (allowed are min, min + step, ...
+up to max; None: everything between) and `per_step`, whether a list with one number per step is allowed too. Texts have
+`max_length` and `choices`, a function that gives those there are (None: any text). A list of LoRAs has the type tuple
+and a `flag`, which gives one of them.
 """
 
 import difflib
 import math
-import operator
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from numbers import Real
 from typing import TYPE_CHECKING, Any, no_type_check
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
 from daifuku.errors import CheckpointError, InvalidRequest
 from daifuku.presets import PRESETS, PRESETS_HELP, expanded
 from daifuku.registry import names
+from daifuku.values import LORA_SCHEMA, Loras, as_loras, as_real, as_whole, either, shown
 
 SOLVERS = "daifuku.sample.solvers"
 """The package whose plugins are the solvers."""
@@ -31,8 +31,6 @@ NO_STEP_CACHE = "none"
 Number = int | float
 
 RANDOM_SEEDS = 2**32
-SHOWN_CHARACTERS = 60
-
 
 Choices = Callable[[], tuple[str, ...]]
 
@@ -104,6 +102,16 @@ class GenerateRequest:
     cache_threshold: float | None = _number(
         0.06, "CHANGE", 0.0, 1.0, "How large a change the step cache ignores: 0 is exact, more is faster and coarser."
     )
+    loras: Sequence[Any] | None = field(
+        default=None,
+        metadata={
+            "help": "A LoRA file and how strongly it acts; several act together.",
+            "type": tuple,
+            "default": (),
+            "placeholder": "FILE[:STRENGTH]",
+            "flag": "--lora",
+        },
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -131,7 +139,7 @@ class GenerateRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Only what JSON knows; fields left None are left out."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._given().items()}
+        return {name: _as_json(value) for name, value in self._given().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerateRequest":
@@ -140,7 +148,7 @@ class GenerateRequest:
         for key in values:
             if key not in known:
                 near = [name for name in known if str(key) in name] or difflib.get_close_matches(str(key), known)
-                raise InvalidRequest(f"a request has no field {_shown(key)}. Try {_either(near or known)}.")
+                raise InvalidRequest(f"a request has no field {shown(key)}. Try {either(near or known)}.")
         if "prompt" not in values:
             raise InvalidRequest('a request needs a prompt. Try {"prompt": "a small red ball bouncing"}.')
         return GenerateRequest(**values)
@@ -171,6 +179,7 @@ class ResolvedRequest(GenerateRequest):
         guidance_every: int
         step_cache: str
         cache_threshold: float
+        loras: Loras
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
@@ -244,7 +253,9 @@ def _property(each: Field[Any], default: object) -> dict[str, Any]:
     about = each.metadata
     known = {"description": about["help"]}
     if default is not None:
-        known["default"] = list(default) if isinstance(default, tuple) else default
+        known["default"] = _as_json(default)
+    if about["type"] is tuple:
+        return known | {"type": "array", "items": LORA_SCHEMA}
     if about["type"] is str:
         allowed = choices(each)
         limits = {"maxLength": about["max_length"]} if allowed is None else {"enum": list(allowed)}
@@ -255,6 +266,10 @@ def _property(each: Field[Any], default: object) -> dict[str, Any]:
     if about["step"] and about["min"] % about["step"] == 0:
         number["multipleOf"] = about["step"]
     return known | number
+
+
+def _as_json(value: Any) -> Any:
+    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _complete(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,6 +295,8 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def _checked(each: Field[Any], value: Any) -> Any:
     if each.metadata["type"] is str:
         return _checked_text(each, value)
+    if each.metadata["type"] is tuple:
+        return as_loras(each.name, value)
     if each.metadata["per_step"] and isinstance(value, list | tuple):
         return tuple(_checked_number(each, one, f"{each.name}[{i}]") for i, one in enumerate(value))
     return _checked_number(each, value, each.name)
@@ -289,61 +306,42 @@ def _checked_text(each: Field[Any], value: Any) -> str:
     about, allowed = each.metadata, choices(each)
     if not isinstance(value, str):
         raise InvalidRequest(
-            f"{each.name}={_shown(value)} is not a text. Try {_shown(about['default'] or 'a red ball')}."
+            f"{each.name}={shown(value)} is not a text. Try {shown(about['default'] or 'a red ball')}."
         )
     if allowed is not None and value not in allowed:
         near = difflib.get_close_matches(value, allowed, n=1) or allowed
         raise InvalidRequest(
-            f"{each.name}={_shown(value)} is unknown: the choices are {', '.join(allowed)}. Try {_either(near)}."
+            f"{each.name}={shown(value)} is unknown: the choices are {', '.join(allowed)}. Try {either(near)}."
         )
     if len(value) > about["max_length"]:
         raise InvalidRequest(
             f"{each.name} has {len(value)} characters; at most {about['max_length']} work. Try a shorter one."
         )
     if "\0" in value:
-        raise InvalidRequest(f"{each.name}={_shown(value)} contains a NUL character. Try it without.")
+        raise InvalidRequest(f"{each.name}={shown(value)} contains a NUL character. Try it without.")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidRequest(
-            f"{each.name}={_shown(value)} contains half a character (a lone surrogate). Try it without."
+            f"{each.name}={shown(value)} contains half a character (a lone surrogate). Try it without."
         )
     return value
 
 
 def _checked_number(each: Field[Any], value: Any, name: str) -> Number:
     low, high, step = each.metadata["min"], each.metadata["max"], each.metadata["step"]
-    number = _as_whole(value) if each.metadata["type"] is int else _as_real(value)
+    number = as_whole(value) if each.metadata["type"] is int else as_real(value)
     if number is None:
         kind = "a whole number" if each.metadata["type"] is int else "a finite number"
         default = each.metadata["default"]
-        raise InvalidRequest(f"{name}={_shown(value)} is not {kind}. Try {low if default is None else default}.")
+        raise InvalidRequest(f"{name}={shown(value)} is not {kind}. Try {low if default is None else default}.")
     if not low <= number <= high:
         raise InvalidRequest(
-            f"{name}={_shown(value)} is out of range: from {low} to {high} works. Try {low if number < low else high}."
+            f"{name}={shown(value)} is out of range: from {low} to {high} works. Try {low if number < low else high}."
         )
     if step is not None and (number - low) % step:
         below = number - (number - low) % step
         rule = f"a multiple of {step}" if low % step == 0 else f"{step}k+{low}"
         raise InvalidRequest(f"{name}={number} does not fit: it must be {rule}. Try {below} or {below + step}.")
     return number
-
-
-def _as_whole(value: Any) -> int | None:
-    """The integer that a value is, numpy's included; True and 2.0 are none."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-def _as_real(value: Any) -> float | None:
-    """The finite float that a number is, numpy's included; True is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _check_guidance(asked: GenerateRequest) -> None:
@@ -383,17 +381,3 @@ def _check_schedule(num_steps: int | None, linear_steps: int | None, threshold_n
             f"threshold_noise={threshold_noise} is too much for {linear_steps} linear steps of {num_steps}: "
             f"the rest would overshoot. Try {limit} or less."
         )
-
-
-def _shown(value: object) -> str:
-    """How an error message quotes a value: never long, never failing, even for a number of ten thousand digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return f"a {type(value).__name__} too long to show"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-
-
-def _either(values: Sequence[str]) -> str:
-    *rest, last = values
-    return f"{', '.join(rest)} or {last}" if rest else last

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
@@ -309,7 +310,10 @@ def test_the_call_knows_every_field_of_a_request() -> None:
     assert keywords == [*(each.name for each in fields(GenerateRequest)), "latents"]
 
 
-def test_every_keyword_of_the_call_reaches_the_request(model: Model) -> None:
+def test_every_keyword_of_the_call_reaches_the_request(model: Model, tmp_path: Path) -> None:
+    lora = tmp_path / "style.safetensors"
+    matrices = {"lora_A": torch.ones(1, 32), "lora_B": torch.ones(32, 1)}
+    save_file({f"blocks.0.attn.proj_x.{name}": tensor for name, tensor in matrices.items()}, lora)
     asked = {
         "negative_prompt": "no",
         "height": 32,
@@ -328,6 +332,7 @@ def test_every_keyword_of_the_call_reaches_the_request(model: Model) -> None:
         "guidance_every": 3,
         "step_cache": "first_block",
         "cache_threshold": 0.2,
+        "loras": ((str(lora), 0.5),),
     }
     video = model.pipe("ball", **asked)
     assert {"prompt": "ball", **asked} == {
@@ -382,6 +387,7 @@ def test_the_record_of_a_video_says_how_it_was_made(model: Model, tmp_path: Path
         "variant": None,
         "identity": "0123abcd",
         "device": "cpu",
+        "loras": [],
     }
     assert record["runtime"]["dtype"] == "float32" and None not in record["runtime"].values()
     assert set(record["versions"]) == {"daifuku", "torch", "python"}
@@ -435,7 +441,9 @@ def test_running_out_of_memory_once_costs_nothing_that_was_made(model: Model, na
     assert [event.index for event in events if isinstance(event, Step)] == [1, 2, 3]
     assert [event.start for event in events if isinstance(event, Frames)] == [0, 1, 7]
     assert np.array_equal(events[-1].video.frames, expected.frames)
-    assert events[-1].video.runtime == replace(second.plan.runtime, kernel=events[-1].video.runtime.kernel)
+    assert events[-1].video.runtime == replace(
+        second.plan.runtime, kernel=events[-1].video.runtime.kernel, lora_mode="merged"
+    )
 
 
 def test_running_out_of_memory_twice_ends_the_run(model: Model) -> None:

@@ -240,7 +240,8 @@ def test_every_field_says_what_flags_and_forms_need_to_know(name: str) -> None:
     about = next(each for each in fields(GenerateRequest) if each.name == name).metadata
     assert about["help"].endswith(".")
     assert about["placeholder"].isupper()
-    limits = {"max_length", "choices"} if about["type"] is str else {"min", "max", "step", "per_step"}
+    numbers = {"min", "max", "step", "per_step"}
+    limits = {str: {"max_length", "choices"}, tuple: {"flag"}}.get(about["type"], numbers)
     assert about.keys() == {"help", "type", "default", "placeholder"} | limits
 
 

@@ -71,7 +71,7 @@ def with_request_flags(command: Callable[..., None]) -> Callable[..., None]:
     def _run(**given: Any) -> None:
         texts = {each.name: given.pop(each.name) for each in request}
         settings = {each.name: given.pop(each.name) for each in runtime}
-        values = {name: value for name, value in texts.items() if value is not None}
+        values = {name: value for name, value in texts.items() if value not in (None, [])}
         if "guidance_scale" in values:
             values["guidance_scale"] = _numbers(values["guidance_scale"])
         if runtime:
@@ -86,12 +86,12 @@ def with_request_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(each: Field[Any]) -> inspect.Parameter:
     kind = str if each.metadata.get("per_step") else each.metadata["type"]
+    kind = list[str] if kind is tuple else kind
     if each.default is MISSING:
         about = typer.Argument(help=each.metadata["help"], show_default=False)
     else:
-        flag = "--" + each.name.replace("_", "-")
         about = typer.Option(
-            flag,
+            each.metadata.get("flag") or "--" + each.name.replace("_", "-"),
             metavar=each.metadata["placeholder"],
             help=_help(each),
             show_default=False,
@@ -126,12 +126,14 @@ def _help(each: Field[Any]) -> str:
     allowed = choices(each)
     if allowed is not None:
         facts.append(" or ".join(allowed))
+    elif about["type"] is tuple:
+        facts.append("may be repeated")
     elif about["type"] is not str:
         step = f" in steps of {about['step']}" if about["step"] else ""
         facts.append(f"{about['min']} to {about['max']}{step}")
         if about["per_step"]:
             facts.append("or a list with commas, one for each step")
-    if about["default"] is not None:
+    if about["default"] not in (None, ()):
         facts.append(f"default {about['default']!s}" if about["default"] != "" else "default empty")
     return f"{about['help']} ({'; '.join(facts)})"
 

@@ -16,7 +16,15 @@ from daifuku.cli.flags import Device, Json, Memory, Model, Output, Revision, Var
 from daifuku.cli.jobs import OUTPUTS, Job, ending_of, job_from_flags, jobs_from_sweep, named, repeated
 from daifuku.cli.plan import headline
 from daifuku.cli.preview import PreviewPicture
-from daifuku.cli.replay import LATENTS_ENDING, RECORD_KEY, Record, check_same_model, differences, read_record
+from daifuku.cli.replay import (
+    LATENTS_ENDING,
+    RECORD_KEY,
+    Record,
+    check_same_loras,
+    check_same_model,
+    differences,
+    read_record,
+)
 from daifuku.cli.resume import KeptSteps, Unfinished, read_unfinished
 from daifuku.config import RuntimeConfig
 from daifuku.errors import InvalidRequest
@@ -157,6 +165,7 @@ def _load(
     runtime, device = filled(runtime, record.runtime), device or record.model.device
     pipe = load(model, revision=revision, variant=variant, device=device, runtime=runtime, memory=vram)
     check_same_model(record, pipe.parts.info)
+    check_same_loras(record)
     return pipe
 
 

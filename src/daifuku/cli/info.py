@@ -1,4 +1,4 @@
-"""daifuku info: what a model consists of, without reading its weights."""
+"""daifuku info: what a model or a LoRA consists of, without reading the weights of a model."""
 
 import json
 from collections import Counter
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daifuku.cli.flags import Json, Revision, Variant
+from daifuku.cli.lora_page import describe_lora, lora_page
 from daifuku.errors import CheckpointError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -52,13 +53,21 @@ class Description:
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Model folder, weight file or hub id; the built-in model if not given."),
+        typer.Argument(
+            metavar="[MODEL]", help="Model folder, weight file, LoRA or hub id; without one, the built-in model."
+        ),
     ] = None,
     revision: Revision = None,
     variant: Variant = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a model consists of, without reading or downloading its weights."""
+    """Show what a model or a LoRA consists of; weights of a model are neither read nor downloaded."""
+    from daifuku.weights.lora import holds_lora
+
+    if model is not None and holds_lora(model):
+        lora = describe_lora(model)
+        print(json.dumps(asdict(lora), indent=2) if as_json else lora_page(lora))
+        return
     found = describe(model, revision=revision, variant=variant)
     print(json.dumps(asdict(found), indent=2) if as_json else _page(found))
 

@@ -1,11 +1,11 @@
 """A clip's record: reading it, and telling where it could not give the same clip again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from daifuku.config import RuntimeConfig
-from daifuku.errors import InvalidRequest, MediaError
+from daifuku.errors import InvalidRequest, MediaError, ModelNotFound
 from daifuku.request import GenerateRequest
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class RecordedModel:
     device: str
     revision: str | None = None
     variant: str | None = None
+    loras: Sequence[str] = ()
+    """Fingerprints of the files of the request's LoRAs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,12 @@ def parse_record(found: Mapping[str, Any], source: str) -> Record:
     if isinstance(model, Mapping) and model.get("identity") is None:
         raise InvalidRequest(f"{source} was made by a model in memory, which no file holds.")
     try:
-        known = {name: found["model"].get(name) for name in (each.name for each in fields(RecordedModel))}
+        known = {each.name: found["model"].get(each.name, each.default) for each in fields(RecordedModel)}
         if not all(isinstance(known[name], str) for name in ("name", "identity", "device")):
             raise TypeError
         request = GenerateRequest.from_dict(found["request"])
+        if len(request.loras or ()) != len(known["loras"]):
+            raise TypeError
         runtime = RuntimeConfig(**found["runtime"])
         return Record(source=source, found=found, request=request, model=RecordedModel(**known), runtime=runtime)
     except (KeyError, TypeError, AttributeError) as error:
@@ -90,6 +94,24 @@ def check_same_model(record: Record, info: "ModelInfo") -> None:
             f"{info.name} has weights {info.identity}: the clip would be another one. If the old weights lie somewhere "
             "else, name that place with --model."
         )
+
+
+def check_same_loras(record: Record) -> None:
+    """Raises InvalidRequest unless the LoRAs of a clip are those that it was made with."""
+    from daifuku.weights.lora import fingerprint
+
+    for (path, _), then in zip(record.request.loras or (), record.model.loras, strict=True):
+        try:
+            now = fingerprint(path)
+        except ModelNotFound as error:
+            raise InvalidRequest(
+                f"{record.source} was made with the LoRA {path}, and {error}. Put it back to make the clip again."
+            ) from error
+        if now != then:
+            raise InvalidRequest(
+                f"{record.source} was made with the LoRA {path} when it was {then}, and now it is {now}: the clip "
+                "would be another one. Put the old file back."
+            )
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

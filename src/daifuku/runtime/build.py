@@ -2,17 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from daifuku.config import ATTENTION_KERNELS, DiTConfig, RuntimeConfig
+from daifuku.config import ATTENTION_KERNELS, STORED, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
@@ -20,6 +20,7 @@ from daifuku.registry import load
 from daifuku.request import LatentShape
 from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
+from daifuku.runtime.adapters import merged_tensors
 from daifuku.runtime.chunked import chunk_tokens
 from daifuku.runtime.estimate import ModelSizes
 from daifuku.runtime.kernels import Attention, AttentionShape, fastest, set_kernel
@@ -30,9 +31,12 @@ from daifuku.runtime.quantiser import quantise
 from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
 from daifuku.text.encoder import MAX_TOKENS
+from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
 from daifuku.weights.identity import model_identity
-from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit
+from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit, open_text, text_shapes
 from daifuku.weights.locate import ModelFiles, locate
+from daifuku.weights.lora import Deltas, merge
+from daifuku.weights.sizes import Shapes, t5_sizes
 from daifuku.weights.tensors import TensorFiles
 from daifuku.weights.unread import Unread
 
@@ -52,6 +56,17 @@ class ModelInfo:
     identity: str | None
     """Fingerprint of the weight files; None for networks that come from no file."""
     device: str
+    loras: list[str] = field(default_factory=list)
+    """Fingerprints of the files of the request's LoRAs."""
+
+
+@runtime_checkable
+class ReadDiT(Protocol):
+    """Reads the transformer for a way of running, onto a device."""
+
+    def __call__(self, run: RuntimeConfig, device: torch.device, deltas: Deltas = ...) -> AsymmDiT:
+        """`deltas` are what LoRAs add to its weights, where that way of running merges them."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +74,7 @@ class Parts:
     """The networks of a model. Each is a function that reads the network for a way of running, onto a device."""
 
     text: Callable[[RuntimeConfig, torch.device], TextEncoder]
-    dit: Callable[[RuntimeConfig, torch.device], AsymmDiT]
+    dit: ReadDiT
     vae: Callable[[RuntimeConfig, torch.device], AsymmVAE]
     read: Callable[[RuntimeConfig, str], Tensor]
     """A single tensor of the transformer, by its name."""
@@ -162,45 +177,58 @@ def default_dtype(files: ModelFiles, device: torch.device) -> torch.dtype:
     """
     if device.type == "cpu":
         return torch.float32
-    stored: Counter[str] = Counter()
-    for path in files.transformer:
-        with safe_open(path, "pt") as file:
-            stored.update(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
-    return torch.float32 if stored.most_common(1)[0][0] == "F32" else torch.bfloat16
+    stored = Counter(tensor.words for tensor in TensorFiles(files.transformer).tensors.values())
+    return torch.float32 if stored.most_common(1)[0][0] == "float32" else torch.bfloat16
 
 
 def _read_text(files: ModelFiles, notices: list[str], run: RuntimeConfig, device: torch.device) -> TextEncoder:
-    assert files.text_encoder is not None and files.tokenizer is not None, "a whole model was located"
-    text = load_text_encoder(
-        files.text_encoder,
-        files.tokenizer,
-        zero_empty=files.zero_empty,
-        dtype=as_dtype(run.text_dtype or "float32"),
-        device=device,
-        variant=files.text_variant,
-    )
-    if run.quantise_text not in (None, "none"):
+    assert files.tokenizer is not None, "a whole model was located"
+    dtype = as_dtype(run.text_dtype or "float32")
+    if files.text_encoder is None:
+        unread = _open_text(files, dtype, device)
+        t5 = unread.load(without=is_tied, encoded=run.quantise_text == STORED)
+        tie(t5)
+        text = TextEncoder(t5, read_tokenizer(files.tokenizer), zero_empty=files.zero_empty)
+    else:
+        text = load_text_encoder(
+            files.text_encoder,
+            files.tokenizer,
+            zero_empty=files.zero_empty,
+            dtype=dtype,
+            device=device,
+            variant=files.text_variant,
+        )
+    if run.quantise_text not in (None, "none", STORED):
         notices.append(f"text: {quantise(text.t5, run.quantise_text)}")
     return text
 
 
 def _read_dit(
-    files: ModelFiles, compute: torch.device, notices: list[str], run: RuntimeConfig, device: torch.device
+    files: ModelFiles,
+    compute: torch.device,
+    notices: list[str],
+    run: RuntimeConfig,
+    device: torch.device,
+    deltas: Deltas = MappingProxyType({}),
 ) -> AsymmDiT:
-    """The one fixed order: read, quantise, chunk, choose the kernel, compile, place; blocks that stream stay behind.
+    """The one fixed order: read, merge LoRAs, quantise, chunk, choose the kernel, compile, place; blocks that stream
+    stay behind.
 
     `device` is where the transformer waits, and `compute` where it works.
     """
     streams = run.residency == "stream"
-    from_files = streams and compute.type == "cpu" and run.quantise == "none"
+    from_files = _streams_from_files(run, compute)
     first = device if run.quantise == "none" and not streams else torch.device("cpu")
     unread = open_dit(files, dtype=run.dtype or "float32", device=first)
 
     def left_out(name: str) -> bool:
         return (bool(run.tabulate) and is_modulation(name)) or (from_files and name.startswith("blocks."))
 
-    dit = unread.load(without=left_out)
-    if run.quantise not in (None, "none"):
+    dit = unread.load(without=left_out, encoded=run.quantise == STORED)
+    merge(dit, deltas)
+    if run.quantise == STORED and (stored := unread.stored) is not None:
+        notices.append(f"the transformer stays {stored.words}, as its file has it; --quantise none decodes it once")
+    if run.quantise not in (None, "none", STORED):
         notices.append(str(quantise(dit, run.quantise)))
     prepare(dit, run, compute)
     if not streams:
@@ -212,7 +240,7 @@ def _read_dit(
         prefix = f"blocks.{index}."
         names = [name for name in unread.shapes if name.startswith(prefix)]
         tensors = unread.read(*(name for name in names if not (run.tabulate and is_modulation(name))))
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        return {name.removeprefix(prefix): tensor for name, tensor in merged_tensors(tensors, deltas).items()}
 
     return stream_blocks(dit, from_file, compute)
 
@@ -234,7 +262,10 @@ def prepare(dit: AsymmDiT, run: RuntimeConfig, device: torch.device) -> AsymmDiT
 
 
 def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: torch.device) -> RuntimeConfig:
-    """The same with the kernel that was measured to be the fastest here in place of "auto"."""
+    """The same with a choice in place of every "auto": for the kernel, the one that was measured to be the fastest."""
+    if run.lora_mode == "auto":
+        high_precision = run.quantise in (None, "none") and not _streams_from_files(run, device)
+        run = replace(run, lora_mode="merged" if high_precision else "live")
     if run.kernel != "auto":
         return run
     measured = AttentionShape(
@@ -247,17 +278,32 @@ def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: t
     return replace(run, kernel=fastest(measured, cache_folder()).name)
 
 
+def _streams_from_files(run: RuntimeConfig, compute: torch.device) -> bool:
+    """Whether blocks are read at every pass. Quantised ones wait in memory, and beside a GPU all do."""
+    return run.residency == "stream" and compute.type == "cpu" and run.quantise == "none"
+
+
 def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmVAE:
     return load_vae(files, dtype=run.dtype or "float32", device=device)
 
 
-def _num_parameters(path: Path) -> int:
+def _open_text(
+    files: ModelFiles, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Unread[Any]:
+    """A T5 that was found by its tensors."""
+    return open_text(files.text_weights, _build_text, dtype=dtype, device=device or torch.device("cpu"))
+
+
+def _build_text(shapes: Shapes) -> nn.Module:
+    return t5_encoder(t5_sizes(shapes))
+
+
+def _num_parameters(paths: Sequence[Path]) -> int:
     """Of a T5 encoder: what is not its own, such as the decoder of a whole T5, is not read."""
-    if path.suffix == ".bin":
+    if any(path.suffix == ".bin" for path in paths):
         # PyTorch's own format has no header to look at. The published one holds float32.
-        return path.stat().st_size // 4
-    shapes = TensorFiles([path]).shapes.items()
-    return sum(math.prod(shape) for name, shape in shapes if not name.startswith("decoder."))
+        return sum(path.stat().st_size // 4 for path in paths)
+    return sum(map(math.prod, text_shapes(paths).values()))
 
 
 def _sizes(files: ModelFiles) -> ModelSizes:
@@ -265,8 +311,21 @@ def _sizes(files: ModelFiles) -> ModelSizes:
     return ModelSizes(
         dit=dit_sizes(files),
         decoder=decoder_sizes(files),
-        text_parameters=sum(map(_num_parameters, files.text_weights)),
+        text_parameters=_num_parameters(files.text_weights),
         text_tokens=MAX_TOKENS,
+        dit_bits=_bits(open_dit(files)),
+        text_bits=_bits(_open_text(files)) if files.text_encoder is None and files.text_weights else None,
+    )
+
+
+def _bits(unread: Unread[Any]) -> float | None:
+    return None if unread.stored is None else unread.stored.bits
+
+
+def as_stored(sizes: ModelSizes) -> RuntimeConfig:
+    """What a quantised file suggests: it stays as it is unless something else is asked for."""
+    return RuntimeConfig(
+        quantise=None if sizes.dit_bits is None else STORED, quantise_text=None if sizes.text_bits is None else STORED
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -35,6 +36,14 @@ class Start:
     latent: Float[Tensor, "c t h w"]
     states: Mapping[str, State] = field(default_factory=dict)
     """What step caches and guidance remember."""
+
+
+def copied(states: Mapping[str, State], device: torch.device) -> dict[str, State]:
+    """What is remembered at this moment: the tensors in it are never changed, only replaced."""
+    return {
+        name: {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+        for name, state in states.items()
+    }
 
 
 class Checkpoints:

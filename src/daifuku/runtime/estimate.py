@@ -7,7 +7,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from daifuku.config import QUANTISERS, TIME_FACTOR, DecoderConfig, DiTConfig, RuntimeConfig
+from daifuku.config import QUANTISERS, STORED, TIME_FACTOR, DecoderConfig, DiTConfig, RuntimeConfig
 from daifuku.model.attention import Lengths, local
 from daifuku.model.block import AsymmBlock
 from daifuku.model.dit import AsymmDiT
@@ -42,6 +42,10 @@ class ModelSizes:
     text_parameters: int
     text_tokens: int
     """The most tokens that a prompt may have."""
+    dit_bits: float | None = None
+    """Bits of a weight of the transformer in its file, where they can stay as they are stored."""
+    text_bits: float | None = None
+    """The same of the text encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class Estimator:
     def text(self, run: RuntimeConfig) -> StageEstimate:
         """Every caption alone, at its own length; so short that its activations hardly count."""
         dtype = as_dtype(_given(run.text_dtype))
-        stored = int(self.sizes.text_parameters * _bytes_per_weight(run.quantise_text, dtype))
+        stored = int(self.sizes.text_parameters * _bytes_per_weight(run.quantise_text, dtype, self.sizes.text_bits))
         on_host = run.text_on == "host" and not self.machine.is_host
         width = self.sizes.dit.text_features
         activations = 8 * self.sizes.text_tokens * width * dtype.itemsize
@@ -124,7 +128,7 @@ class Estimator:
         """One step of the transformer after the other."""
         dtype, work = as_dtype(_given(run.dtype)), self.work
         parameters = dit_parameters(self.sizes.dit)
-        per_weight = _bytes_per_weight(run.quantise, dtype)
+        per_weight = _bytes_per_weight(run.quantise, dtype, self.sizes.dit_bits)
         blocks = parameters.blocks
         if run.tabulate:
             rows = parameters.modulation // self.sizes.dit.video_width
@@ -254,8 +258,10 @@ def fused(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
     return torch.empty_like(q)
 
 
-def _bytes_per_weight(quantise: str | None, dtype: torch.dtype) -> float:
-    if quantise in (None, "none"):
+def _bytes_per_weight(quantise: str | None, dtype: torch.dtype, stored_bits: float | None) -> float:
+    if quantise == STORED and stored_bits is not None:
+        return stored_bits / 8
+    if quantise in (None, "none", STORED):
         return float(dtype.itemsize)
     from daifuku.runtime.quantiser import Quantiser
 

@@ -27,6 +27,7 @@ COMFORT = RuntimeConfig(
     tabulate=True,
     chunk_tokens=0,
     batch_guidance=False,
+    lora_mode="auto",
     decoding="streaming",
     tile=32,
 )

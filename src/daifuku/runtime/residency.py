@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -64,6 +65,37 @@ class Alone:
 def residency(run: RuntimeConfig, device: torch.device) -> Residency:
     """The one that a plan names. Streaming is the transformer's own matter (`stream_blocks`): the rest is as alone."""
     return Resident(device) if run.residency == "resident" else Alone(device)
+
+
+class Lender:
+    """Lends a model's networks as each is asked for, and keeps no copy of what nobody asks for any more."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._run: RuntimeConfig | None = None
+        self._stages: dict[str, tuple[object, Residency]] = {}
+
+    def stage(
+        self, name: str, read: Callable[[RuntimeConfig, torch.device], T], run: RuntimeConfig, weights: object = None
+    ) -> AbstractContextManager[T]:
+        """The network `name`, at work on the device for a `with` block.
+
+        Another way of running starts from the files again; so does this network where `weights`, which tells what was
+        merged into it, is another than before.
+        """
+        if name == "text" and run.text_on == "host":
+            return Alone(torch.device("cpu")).stage(name, partial(read, run))
+        if run != self._run:
+            self.forget()
+            self._run = run
+        if name not in self._stages or self._stages[name][0] != weights:
+            self._stages[name] = weights, residency(run, self._device)
+        return self._stages[name][1].stage(name, partial(read, run))
+
+    def forget(self) -> None:
+        """Every network leaves memory."""
+        self._run = None
+        self._stages.clear()
 
 
 @contextmanager

@@ -1,10 +1,7 @@
 """The T5 encoder: what it reads, what it leaves out, and what it says about an empty prompt."""
 
-import logging as python_logging
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,12 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from daifuku.errors import CheckpointError, ModelNotFound
+from daifuku.text.quiet import quiet
+from daifuku.text.t5 import read_tokenizer
 
 MAX_TOKENS = 256
 """Tokens that the published model was trained to read, the end mark included."""
-
-
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
 class PromptCut(UserWarning):
@@ -109,14 +105,14 @@ class TextEncoder:
 
 def load_text_encoder(
     folder: Path,
-    tokenizer_folder: Path,
+    tokenizer_path: Path,
     *,
     zero_empty: bool,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     variant: str | None = None,
 ) -> TextEncoder:
-    """T5 encoder and tokenizer from folders as `transformers` writes them.
+    """T5 encoder from a folder as `transformers` writes it, tokenizer from such a folder or from its one file.
 
     `zero_empty`: see `TextEncoder.encode`. float16 overflows inside T5; bfloat16 and float32 are safe. Raises
     ModelNotFound when files are missing and CheckpointError when they are damaged or hold another model.
@@ -125,14 +121,11 @@ def load_text_encoder(
 
     if not folder.is_dir():
         raise ModelNotFound(f"there is no text encoder: the folder {folder} does not exist")
-    # Without these files transformers makes an empty tokenizer, which reads every word as unknown.
-    if not any((tokenizer_folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelNotFound(f"there is no tokenizer in {tokenizer_folder}: it needs {' or '.join(TOKENIZER_FILES)}")
+    tokenizer = read_tokenizer(tokenizer_path)
     try:
-        with _quiet():
-            from transformers import AutoTokenizer, T5EncoderModel
+        with quiet():
+            from transformers import T5EncoderModel
 
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
             loaded: Any = T5EncoderModel.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -142,7 +135,7 @@ def load_text_encoder(
                 ignore_mismatched_sizes=True,  # they are named below
             )
     except OSError as error:
-        raise ModelNotFound(f"the text encoder in {folder} or its tokenizer is not complete: {error}") from error
+        raise ModelNotFound(f"the text encoder in {folder} is not complete: {error}") from error
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the text encoder in {folder} does not load: {error}") from error
     t5, report = loaded
@@ -156,24 +149,5 @@ def load_text_encoder(
 
 def import_libraries() -> None:
     """Imports what reading a text encoder imports, so that the memory it takes can be counted beforehand."""
-    with _quiet():
+    with quiet():
         from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the progress bars and reports of transformers and what it imports off the terminal for a while."""
-    disabled = python_logging.root.manager.disable
-    python_logging.disable(python_logging.WARNING)
-    try:
-        from transformers.utils import logging
-
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if bars:
-                logging.enable_progress_bar()
-    finally:
-        python_logging.disable(disabled)

@@ -1,20 +1,23 @@
-"""The safetensors format: what a file holds and where. Writes such files and JSON, whole or not at all."""
+"""Weight files of either format: what they hold and where. Writes safetensors and JSON, whole or not at all."""
 
 import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from uuid import uuid4
 
 import torch
 from torch import Tensor
 
 from daifuku.errors import CheckpointError, ModelNotFound, UnwritableOutput
+from daifuku.weights.gguf_file import MAGIC, gguf_metadata, gguf_places
+from daifuku.weights.place import Place, damaged, shown
+from daifuku.weights.safetensors_file import safetensors_metadata, safetensors_places
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -27,67 +30,69 @@ DTYPE_NAMES = {
 """What the format calls the precisions that weights come in."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a tensor lies in a file: `num_bytes` from byte `start` on."""
+PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 
-    path: Path
-    dtype: str
-    """In the format's own words."""
-    shape: tuple[int, ...]
-    start: int
-    num_bytes: int
+_PICKLE_HEADS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 
 
 def places(path: Path) -> dict[str, Place]:
-    """Every tensor of a safetensors file, by name. Reads its header only.
+    """Every tensor of a safetensors or GGUF file, by name; its first bytes tell which it is. Reads its header only.
 
-    Raises ModelNotFound where there is no file, and CheckpointError where it is damaged or cut short.
+    Raises ModelNotFound where there is no file, and CheckpointError where it is damaged or cut short, or a pickle.
     """
+    return gguf_places(path) if _format(path) == "gguf" else safetensors_places(path)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a file says about itself: `__metadata__` of safetensors, keys and values of GGUF. Raises as `places`."""
+    return gguf_metadata(path) if _format(path) == "gguf" else safetensors_metadata(path)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises CheckpointError, with the way out, for a file that would have to be unpickled, and ModelNotFound."""
+    _format(path)
+
+
+def check_shards(index: Path, names: Collection[object]) -> None:
+    """Raises CheckpointError for names in an index of shards that lead out of its folder, themselves or as links.
+
+    The hub's cache keeps files as links to the blobs of the same repository: those are where they should be.
+    """
+    folder = index.parent.resolve()
+    homes = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    for name in names:
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise CheckpointError(f"{index} lists a file outside its folder: {shown(str(name))}")
+        path = folder / name
+        if path.is_symlink():
+            target = Path(os.path.normpath(folder / path.readlink()))
+            if target.parent not in homes:
+                raise CheckpointError(
+                    f"{index} lists {shown(name)}, a link that leads out of its folder to {target}; put the file "
+                    "itself there, or link the whole folder"
+                )
+
+
+def _format(path: Path) -> Literal["gguf", "safetensors"]:
+    """By its first bytes. Raises ModelNotFound, and CheckpointError for a pickle."""
     if not path.is_file():
         raise ModelNotFound(f"there is no file {path}")
     try:
         with open(path, "rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            size = path.stat().st_size
-            if header_bytes > size - 8:
-                raise ValueError("its header is not whole")
-            header = json.loads(file.read(header_bytes))
-        found = {
-            name: _place(path, about, 8 + header_bytes) for name, about in header.items() if name != "__metadata__"
-        }
-        end = 8 + header_bytes
-        for place in sorted(found.values(), key=lambda place: (place.start, place.num_bytes)):
-            if place.start != end:
-                raise ValueError("its tensors do not lie one after the other")
-            end += place.num_bytes
-        if end != size:
-            raise ValueError(f"it has {size} bytes, and its tensors end at {end}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            head = file.read(9)
+    except OSError as error:
         raise damaged(path, error) from error
-    return found
-
-
-def damaged(path: Path, problem: object) -> CheckpointError:
-    """What to raise about a file that does not hold what it should."""
-    return CheckpointError(f"{path} is damaged or cut short ({problem}); download or copy it again")
-
-
-def _place(path: Path, about: Mapping[str, Any], data_start: int) -> Place:
-    """Of one entry of the header. Raises ValueError, KeyError or TypeError where it makes no sense."""
-    start, stop = about["data_offsets"]
-    place = Place(
-        path=path,
-        dtype=about["dtype"],
-        shape=tuple(about["shape"]),
-        start=data_start + start,
-        num_bytes=stop - start,
-    )
-    known = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
-    expected = torch.Size(place.shape).numel() * known.get(place.dtype, 0)
-    if min((0, start, place.num_bytes, *place.shape)) < 0 or (place.dtype in known and expected != place.num_bytes):
-        raise ValueError(f"{place.num_bytes} bytes do not hold {place.dtype} {list(place.shape)}")
-    return place
+    if head.startswith(MAGIC):
+        return "gguf"
+    # The length of a safetensors header can look like the first bytes of a pickle, but not what follows it.
+    sound = head[8:] == b"{"
+    if not sound and (path.suffix.lower() in PICKLE_SUFFIXES or head.startswith(_PICKLE_HEADS)):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run anything while it is read, so it is never opened here. Take the "
+            ".safetensors or .gguf file of the same weights, or load it where you trust it and save its tensors with "
+            "safetensors.torch.save_file"
+        )
+    return "safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

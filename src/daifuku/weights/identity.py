@@ -18,7 +18,8 @@ def model_identity(files: ModelFiles) -> str:
     A single flipped bit in a large file may go unnoticed. Full-size weights take well under a second.
     """
     digest = hashlib.sha256(repr((files.layout, files.stats, files.zero_empty)).encode())
-    for path in (*files.transformer, *files.vae, *files.text_weights):
+    # A file may hold several parts.
+    for path in dict.fromkeys((*files.transformer, *files.vae, *files.text_weights)):
         _add(digest, path)
     return digest.hexdigest()[:16]
 

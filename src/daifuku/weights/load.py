@@ -8,16 +8,19 @@ import torch
 from torch import nn
 
 from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig
-from daifuku.errors import CheckpointError, InvalidRequest
+from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
+from daifuku.values import Loras, as_loras
+from daifuku.weights.contents import Content, contents, named
 from daifuku.weights.locate import ModelFiles, locate
-from daifuku.weights.names import Layout, Part, recognise
+from daifuku.weights.lora import combined, linear_shapes, merge, read_lora
+from daifuku.weights.names import PART_NAMES, Part, of_part
 from daifuku.weights.sizes import Shapes, decoder_config, dit_config, encoder_config
 from daifuku.weights.tensors import TensorFiles
-from daifuku.weights.unread import NUM_SHOWN, Each, Unread
+from daifuku.weights.unread import NUM_SHOWN, Each, Model, Unread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,8 +51,26 @@ def open_dit(
     """
     dtype = as_dtype(dtype)
     files = TensorFiles(_located(source, "transformer", revision, variant).transformer)
-    layout, _ = _recognised(files, {"dit"})
-    return Unread(files=files, part="dit", layout=layout, build=_build_dit, dtype=dtype, device=torch.device(device))
+    content = _expected(files, ("dit",))[0]
+    return _unread(files, content, _build_dit, dtype, torch.device(device))
+
+
+def open_text(
+    paths: Sequence[Path], build: Callable[[Shapes], Model], *, dtype: str | torch.dtype, device: str | torch.device
+) -> Unread[Model]:
+    """The T5 encoder in some files, as a model whose tensors are named as `transformers` names them.
+
+    Only headers of files are read. Raises CheckpointError when the files hold no T5, or not all of it.
+    """
+    files = TensorFiles(paths)
+    return _unread(files, _expected(files, ("text",))[0], build, as_dtype(dtype), torch.device(device))
+
+
+def text_shapes(paths: Sequence[Path]) -> Shapes:
+    """Shapes of the tensors of the T5 encoder in some files. Only headers are read. Errors are those of `open_text`."""
+    files = TensorFiles(paths)
+    content = _expected(files, ("text",))[0]
+    return {name: files.shapes[content.names[name]] for name in of_part(content.names, "text", content.naming)}
 
 
 def load_dit(
@@ -61,10 +82,20 @@ def load_dit(
     variant: str | None = None,
     without: Callable[[str], bool] | None = None,
     each: Each | None = None,
+    encoded: bool = False,
+    loras: Sequence[Any] = (),
 ) -> AsymmDiT:
-    """The diffusion transformer, ready to run: `open_dit` explains where from, `Unread.load` the last two options."""
+    """The diffusion transformer, ready to run: `open_dit` explains where from, `Unread.load` the options after them.
+
+    `loras`, such as [("style.safetensors", 0.8)], are merged into the weights. Raises InvalidRequest for weights that
+    stay encoded, and what `read_lora` raises.
+    """
     unread = open_dit(source, dtype=dtype, device=device, revision=revision, variant=variant)
-    return unread.load(without=without, each=each)
+    if loras:
+        if encoded:
+            raise InvalidRequest("LoRAs cannot be merged into weights that stay encoded. Try encoded=False.")
+        each = _merging(unread, as_loras("loras", loras), each)
+    return unread.load(without=without, each=each, encoded=encoded)
 
 
 def load_vae(
@@ -78,7 +109,8 @@ def load_vae(
 ) -> AsymmVAE:
     """The autoencoder of a model folder, a hub id, or one or two files.
 
-    Without the half that is not among `halves`, or whose file is not given. Errors are those of `open_dit`.
+    Without the half that is not among `halves`, or whose file is not given. Errors are those of `open_dit`, and
+    ModelNotFound where the only half that is asked for is not there.
     """
     dtype, device = as_dtype(dtype), torch.device(device)
     sources = [source] if isinstance(source, str | Path | ModelFiles) else list(source)
@@ -86,10 +118,12 @@ def load_vae(
     loaded: dict[Part, Any] = {}
     for one in sources:
         located = _located(one, "vae", revision, variant)
-        stats = located.stats if located.layout == "diffusers" else stats
+        stats = located.stats if located.stats != MOCHI_STATS else stats
         for half in _open_halves(located, dtype, device):
             if half.part in halves:
                 loaded[half.part] = half.load()
+    if not loaded:
+        raise _no_half(halves, [path for one in sources for path in _located(one, "vae", revision, variant).vae])
     return AsymmVAE(loaded.get("encoder"), loaded.get("decoder"), stats).eval()
 
 
@@ -100,20 +134,29 @@ def dit_sizes(located: ModelFiles) -> DiTConfig:
 
 def decoder_sizes(located: ModelFiles) -> DecoderConfig:
     """The sizes of a model's VAE decoder; only the headers of its files are read. Errors are those of `open_dit`."""
-    halves = _open_halves(located, torch.float32, torch.device("cpu"))
-    return decoder_config(next(half for half in halves if half.part == "decoder").shapes)
+    for half in _open_halves(located, torch.float32, torch.device("cpu")):
+        if half.part == "decoder":
+            return decoder_config(half.shapes)
+    raise _no_half(["decoder"], located.vae)
 
 
 def _open_halves(located: ModelFiles, dtype: torch.dtype, device: torch.device) -> Iterator[Unread[nn.Module]]:
     """The halves of a VAE that the files hold."""
     # In the original layout each half has a file and they share names; elsewhere all files make one whole.
-    groups = [[path] for path in located.vae] if located.layout == "original" else [located.vae]
-    for files in map(TensorFiles, groups):
-        layout, parts = _recognised(files, set(HALVES))
-        for part in HALVES:
-            if part in parts:
-                build = _build_encoder if part == "encoder" else _build_decoder
-                yield Unread(files=files, part=part, layout=layout, build=build, dtype=dtype, device=device)
+    groups = [TensorFiles([path]) for path in located.vae]
+    if not any(content.naming == "original" for files in groups for content in contents(files)):
+        groups = [TensorFiles(located.vae)]
+    for files in groups:
+        for content in _expected(files, HALVES):
+            build = _build_encoder if content.part == "encoder" else _build_decoder
+            yield _unread(files, content, build, dtype, device)
+
+
+def _no_half(halves: Collection[Part], paths: Sequence[Path]) -> ModelNotFound:
+    """What to raise where the half of a VAE that is needed is not there: it names what is."""
+    needed = " or ".join(PART_NAMES[half] for half in halves)
+    there = "; ".join(f"{path} holds the {named(contents(TensorFiles([path])))}" for path in paths)
+    return ModelNotFound(f"there is no {needed}: {there}. Give the file of the other half beside it, or a whole VAE")
 
 
 def _located(source: str | Path | ModelFiles, part: str, revision: str | None, variant: str | None) -> ModelFiles:
@@ -122,17 +165,41 @@ def _located(source: str | Path | ModelFiles, part: str, revision: str | None, v
     return locate(source, revision=revision, variant=variant, parts=[part])
 
 
-def _recognised(files: TensorFiles, wanted: set[Part]) -> tuple[Layout, frozenset[Part]]:
-    """Layout and parts by the tensors' names. Raises CheckpointError when none of the wanted parts is there."""
-    where = ", ".join(str(path) for path in files.paths)
-    found = recognise(files.shapes)
-    if found is None:
+def _unread(
+    files: TensorFiles, content: Content, build: Callable[[Shapes], Model], dtype: torch.dtype, device: torch.device
+) -> Unread[Model]:
+    return Unread(
+        files=content.of(files), part=content.part, layout=content.naming, build=build, dtype=dtype, device=device
+    )
+
+
+def _expected(files: TensorFiles, wanted: Sequence[Part]) -> list[Content]:
+    """Those of the wanted parts that the files hold. Raises CheckpointError when it is none of them."""
+    found = contents(files)
+    if not found:
         names = ", ".join(list(files.shapes)[:NUM_SHOWN])
-        raise CheckpointError(f"{where} holds no part of a Mochi model in a known layout; its tensors: {names}, ...")
-    if not found[1] & wanted:
-        parts = " and ".join(sorted(found[1]))
-        raise CheckpointError(f"{where} holds the {parts} where the {' or '.join(sorted(wanted))} was expected")
-    return found
+        raise CheckpointError(
+            f"{files.where} holds no part of a Mochi model in a known layout; its tensors: {names}, ..."
+        )
+    expected = [content for content in found if content.part in wanted]
+    if not expected:
+        needed = " or ".join(PART_NAMES[part] for part in wanted)
+        raise CheckpointError(f"{files.where} holds the {named(found)} where the {needed} was expected")
+    return expected
+
+
+def _merging(unread: Unread[AsymmDiT], loras: Loras, then: Each | None) -> Each:
+    """Adds LoRAs to each piece of a transformer as it is read."""
+    shapes = linear_shapes(unread.skeleton())
+    deltas = combined([(read_lora(path), strength) for path, strength in loras], shapes)
+
+    def each(piece: str, module: nn.Module) -> None:
+        inside = {f"{name}.": delta for name, delta in deltas.items()}
+        merge(module, {n[len(piece) + 1 : -1]: delta for n, delta in inside.items() if n.startswith(f"{piece}.")})
+        if then is not None:
+            then(piece, module)
+
+    return each
 
 
 def _build_dit(shapes: Shapes) -> AsymmDiT:

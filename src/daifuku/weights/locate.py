@@ -10,8 +10,8 @@ from typing import Any
 from daifuku.config import MOCHI_STATS, LatentStats
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.weights import hub
-from daifuku.weights.names import Layout, recognise
-from daifuku.weights.tensors import TensorFiles
+from daifuku.weights.loose import LooseFiles, loose_files, loose_tokenizer, parts_of
+from daifuku.weights.names import PART_NAMES, Layout, Naming, Part
 
 FOLDERS = {"transformer": "transformer", "vae": "vae", "text": "text_encoder"}
 """The parts of a model, and the folder of each in the diffusers layout."""
@@ -19,6 +19,9 @@ FOLDERS = {"transformer": "transformer", "vae": "vae", "text": "text_encoder"}
 STEM = "diffusion_pytorch_model"
 STEMS = {"transformer": STEM, "vae": STEM, "text": "model"}
 """What the weight files in those folders are called."""
+
+INSIDE: dict[str, tuple[Part, ...]] = {"transformer": ("dit",), "vae": ("encoder", "decoder"), "text": ("text",)}
+"""The parts of a model by what they are read as."""
 
 ORIGINAL_FILES = {"transformer": ("dit.safetensors",), "vae": ("encoder.safetensors", "decoder.safetensors")}
 
@@ -39,10 +42,12 @@ class ModelFiles:
     """Diffusers: the file or shards of the whole VAE. Original: one file for each half that is there."""
     stats: LatentStats = MOCHI_STATS
     text_encoder: Path | None = None
+    """The folder of a text encoder as `transformers` writes it; None for a T5 that was found by its tensors."""
     text_weights: tuple[Path, ...] = ()
     text_variant: str | None = None
     """The variant that the text encoder's files carry in their names, which `load_text_encoder` wants to know."""
     tokenizer: Path | None = None
+    """Its folder or its one file."""
     model_index: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     """The model's own request defaults, from generation_config.json."""
@@ -55,7 +60,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class _TextFiles:
-    folder: Path
+    folder: Path | None
     weights: tuple[Path, ...]
     variant: str | None
     tokenizer: Path
@@ -70,6 +75,8 @@ def locate(
 ) -> ModelFiles:
     """Finds the files of a model folder, a single weight file, or a hub id such as `genmo/mochi-1-preview`.
 
+    In a folder that is of neither layout, files of any name are recognised by their tensors, as is a single file, which
+    may hold several parts.
     A hub id is downloaded into the hub's cache as far as `parts` (some of "transformer", "vae", "text"; all when None)
     need it. `variant`, for example "bf16", picks the files published under that name; a part that was published only
     plainly then comes plainly. Raises ModelNotFound, which says where it looked and what is missing.
@@ -110,23 +117,32 @@ def _from_hub(repo: str, revision: str | None, variant: str | None, wanted: froz
 
 
 def _folder(root: Path, variant: str | None, wanted: frozenset[str]) -> ModelFiles:
-    if any((root / name).exists() for name in ("model_index.json", "transformer", "vae")):
+    if _is_diffusers(root):
         return _diffusers_folder(root, variant, wanted)
     if any((root / name).is_file() for names in ORIGINAL_FILES.values() for name in names):
         return _original_folder(root, wanted)
     weights, _ = _find_weights(root, STEM, variant)
     if weights:
         return _by_tensors(root, weights, wanted)
+    loose = loose_files(root)
+    if loose.by_part:
+        return _loose_folder(root, loose, wanted)
     raise ModelNotFound(
         f"{root} is no model folder: a model has model_index.json, transformer/ and vae/ (diffusers layout), "
-        "or dit.safetensors and decoder.safetensors (original layout)"
+        "or dit.safetensors and decoder.safetensors (original layout), or weight files of any name with its tensors"
     )
 
 
+def _is_diffusers(root: Path) -> bool:
+    """Other software keeps files of any name in a folder vae/ too."""
+    vae = any((root / "vae").glob("config.json")) or any((root / "vae").glob(f"{STEM}*"))
+    return vae or (root / "model_index.json").exists() or (root / "transformer").exists()
+
+
 def _diffusers_folder(root: Path, variant: str | None, wanted: frozenset[str]) -> ModelFiles:
-    found = {part: _find_weights(root / FOLDERS[part], STEMS[part], variant) for part in wanted}
     # Text encoders are often published plainly only, so they do not tell whether a variant exists.
-    choices = [choice for part, (_, choice) in found.items() if part != "text"]
+    found = {part: _find_weights(root / FOLDERS[part], STEMS[part], variant) for part in wanted - {"text"}}
+    choices = [choice for _, choice in found.values()]
     if variant is not None and choices and not any(choices):
         raise ModelNotFound(f"{root} has no weights of variant {variant!r}; {_what_is_there(root, wanted)}")
     for part, (weights, _) in found.items():
@@ -167,35 +183,111 @@ def _original_folder(root: Path, wanted: frozenset[str]) -> ModelFiles:
     )
 
 
-def _by_tensors(root: Path, weights: tuple[Path, ...], wanted: frozenset[str]) -> ModelFiles:
-    """One part on its own, whatever its name: its tensors tell which it is."""
-    layout, parts = recognise(TensorFiles(weights).shapes) or ("original", frozenset())
-    part = "transformer" if "dit" in parts else "vae" if parts else None
-    if part is not None and wanted - {part}:
-        others = " and ".join(sorted(wanted - {part}))
-        raise ModelNotFound(f"{root} holds the {part} and nothing else: for the {others} give a whole model folder")
-    if part is None and len(wanted) > 1:
-        raise ModelNotFound(f"{root} holds no part of a Mochi model in a known layout")
-    return ModelFiles(
-        layout=layout,
-        root=root,
-        transformer=weights if "transformer" in wanted else (),
-        vae=weights if "vae" in wanted else (),
-        stats=_latent_stats(weights[0].parent / "config.json") if layout == "diffusers" else MOCHI_STATS,
+def _loose_folder(root: Path, loose: LooseFiles, wanted: frozenset[str]) -> ModelFiles:
+    """Files of any name. Raises ModelNotFound for a part that none of them holds, naming what there is."""
+    found = {part: loose.files(*INSIDE[part]) for part in wanted if part != "text"}
+    for part, paths in found.items():
+        if not paths:
+            there = "; ".join(f"the {PART_NAMES[held]} in {path.relative_to(root)}" for held, path in loose.each())
+            raise ModelNotFound(f"no file in {root} holds the {part} of a Mochi model; there is {there}")
+    return _with_text(
+        root,
+        wanted,
+        layout=_layout(loose.naming("dit"), loose.naming("decoder"), loose.naming("encoder")),
+        transformer=found.get("transformer", ()),
+        vae=found.get("vae", ()),
     )
 
 
+def _by_tensors(root: Path, weights: tuple[Path, ...], wanted: frozenset[str]) -> ModelFiles:
+    """A file, or the shards of one, whatever its name: its tensors tell which parts it holds."""
+    namings: dict[Part, Naming] = {found.part: found.naming for found in parts_of(*weights)}
+    there = {name for name, parts in INSIDE.items() if namings.keys() & set(parts)}
+    if not there and len(wanted) > 1:
+        raise ModelNotFound(f"{root} holds no part of a Mochi model in a known layout")
+    lost = wanted - there
+    # A whole model whose text encoder lies beside it is whole.
+    if there and lost and (lost != {"text"} or len(there) < 2):
+        raise ModelNotFound(
+            f"{root} holds the {' and '.join(sorted(there))} and nothing else: for the {' and '.join(sorted(lost))} "
+            "give a whole model folder"
+        )
+    return _with_text(
+        root,
+        wanted,
+        layout=_layout(namings.get("dit"), namings.get("decoder"), namings.get("encoder")),
+        transformer=weights if "transformer" in wanted else (),
+        vae=weights if "vae" in wanted else (),
+        text=weights if "text" in wanted and ("text" in there or not there) else (),
+    )
+
+
+def _with_text(
+    root: Path,
+    wanted: frozenset[str],
+    *,
+    layout: Layout,
+    transformer: tuple[Path, ...],
+    vae: tuple[Path, ...],
+    text: tuple[Path, ...] = (),
+) -> ModelFiles:
+    """Parts that were found by their tensors, and what lies beside them: text encoder and tokenizer, settings."""
+    folder = root if root.is_dir() else root.parent
+    found: _TextFiles | None = None
+    if "text" in wanted:
+        found = _loose_text(folder, text) if text else _text_files(folder, None)
+    return ModelFiles(
+        layout=layout,
+        root=root,
+        transformer=transformer,
+        vae=vae,
+        stats=_latent_stats(vae[0].parent / "config.json") if vae and layout == "diffusers" else MOCHI_STATS,
+        text_encoder=None if found is None else found.folder,
+        text_weights=() if found is None else found.weights,
+        tokenizer=None if found is None else found.tokenizer,
+        defaults=_read_json(folder / "generation_config.json"),
+    )
+
+
+def _layout(*namings: Naming | None) -> Layout:
+    """Of the first part that is there."""
+    return "diffusers" if next(filter(None, namings), None) == "diffusers" else "original"
+
+
 def _text_files(root: Path, variant: str | None) -> _TextFiles:
-    """The text encoder beside the other parts, else the published one in the hub's cache."""
-    folder, tokenizer = root / FOLDERS["text"], root / "tokenizer"
-    if not folder.is_dir():
-        folder = tokenizer = _cached_text_encoder(root)
+    """The text encoder beside the other parts, as a folder or a file, else the published one in the hub's cache."""
+    folder = root / FOLDERS["text"]
     weights, choice = _find_weights(folder, STEMS["text"], variant)
+    known = [name for names in ORIGINAL_FILES.values() for name in names]
+    if not weights and (loose := loose_files(root, known).files("text")):
+        return _loose_text(root, loose)
+    if not folder.is_dir():
+        folder = _cached_text_encoder(root)
+        root = folder
+        weights, choice = _find_weights(folder, STEMS["text"], variant)
     if not weights:
         raise ModelNotFound(f"there are no weights of the text encoder in {folder}")
+    tokenizer = root / "tokenizer" if folder != root else root
     if not tokenizer.is_dir():
-        raise ModelNotFound(f"the text encoder in {folder} needs its tokenizer in {tokenizer}, which is not there")
+        found = loose_tokenizer(root)
+        if found is None:
+            raise ModelNotFound(f"the text encoder in {folder} needs its tokenizer in {tokenizer}, which is not there")
+        tokenizer = found
     return _TextFiles(folder=folder, weights=weights, variant=choice, tokenizer=tokenizer)
+
+
+def _loose_text(root: Path, weights: tuple[Path, ...]) -> _TextFiles:
+    """A T5 in files of any name, and the tokenizer beside it, else that of the published model in the hub's cache."""
+    found = root / "tokenizer" if (root / "tokenizer").is_dir() else loose_tokenizer(root)
+    if found is None:
+        try:
+            found = hub.download(TEXT_MODEL, None, ("*.json", "*.model"), cached_only=True)
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                f"the T5 in {weights[0]} needs its tokenizer: put the folder tokenizer/ or the file spiece.model or "
+                f"tokenizer.json of {TEXT_MODEL} into {root}; {error}"
+            ) from error
+    return _TextFiles(folder=None, weights=weights, variant=None, tokenizer=found)
 
 
 def _cached_text_encoder(root: Path) -> Path:
@@ -203,7 +295,8 @@ def _cached_text_encoder(root: Path) -> Path:
         return hub.download(TEXT_MODEL, None, ("*.json", "*.model", "*.safetensors", "*.bin"), cached_only=True)
     except ModelNotFound as error:
         raise ModelNotFound(
-            f"there is no text encoder: {root} has no folders text_encoder/ and tokenizer/, and {error}"
+            f"there is no text encoder: {root} has no folders text_encoder/ and tokenizer/, no file holds a T5, "
+            f"and {error}"
         ) from error
 
 

@@ -6,7 +6,7 @@ The only facts a table needs beforehand are counts, because both layouts let nam
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 Layout = Literal["original", "diffusers"]
-Part = Literal["dit", "encoder", "decoder"]
+Naming = Literal["original", "diffusers", "transformers", "llama.cpp"]
+"""A layout of a model, or how a file names the tensors of a T5."""
+
+Part = Literal["dit", "encoder", "decoder", "text"]
 
 T = TypeVar("T")
 
@@ -109,9 +112,11 @@ def _shift(mark: str) -> int:
     return int(mark[2:] or 0)
 
 
-def name_table(part: Part, layout: Layout, names: Iterable[str]) -> NameTable:
+def name_table(part: Part, layout: Naming, names: Iterable[str]) -> NameTable:
     """The table for a part. `names` are all its tensors, ours or the file's: the counts are read off them."""
     names = list(names)
+    if part == "text":
+        return NameTable(_t5_llama() if layout == "llama.cpp" else _t5_transformers(names))
     if part == "dit":
         num_blocks = _count(names, r"(?:transformer_)?blocks\.(\d+)\.")
         return NameTable(_dit_original() if layout == "original" else _dit_diffusers(num_blocks - 1))
@@ -124,32 +129,70 @@ def name_table(part: Part, layout: Layout, names: Iterable[str]) -> NameTable:
     return NameTable(_encoder_original(num_first))
 
 
-_MARKS: tuple[tuple[Layout, Part, str], ...] = (
-    ("original", "dit", r"blocks\.\d+\.attn\."),
+PART_NAMES: Mapping[Part, str] = {
+    "dit": "transformer",
+    "encoder": "VAE encoder",
+    "decoder": "VAE decoder",
+    "text": "T5 encoder",
+}
+"""For people."""
+
+_MARKS: tuple[tuple[Naming, Part, str], ...] = (
+    ("original", "dit", r"blocks\.\d+\.attn\.qkv_x\."),
     ("original", "encoder", r"layers\.\d+\.layers\."),
-    ("original", "decoder", r"blocks\.\d+\.(blocks|proj)\."),
-    ("diffusers", "dit", r"transformer_blocks\.\d+\.attn1\."),
-    ("diffusers", "encoder", r"encoder\.down_blocks\."),
-    ("diffusers", "decoder", r"decoder\.up_blocks\."),
+    ("original", "decoder", r"blocks\.\d+\.(?:blocks|proj)\."),
+    ("diffusers", "dit", r"transformer_blocks\.\d+\.attn1\.add_q_proj\."),
+    ("diffusers", "encoder", r"encoder\.down_blocks\.\d+\.conv_in\.conv\."),
+    ("diffusers", "decoder", r"decoder\.up_blocks\.\d+\.proj\."),
+    ("transformers", "text", r"encoder\.block\.\d+\.layer\.\d+\.SelfAttention\."),
+    ("llama.cpp", "text", r"enc\.blk\.\d+\.attn_q\."),
 )
 
+_ANYWHERE: list[tuple[Naming, Part, re.Pattern[str]]] = [
+    (naming, part, re.compile(rf"((?:.+?\.)??){mark}")) for naming, part, mark in _MARKS
+]
 
-def recognise(names: Iterable[str]) -> tuple[Layout, frozenset[Part]] | None:
-    """The layout that tensor names speak and the parts they belong to; None when they are none of Mochi's."""
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A part of a model in a file: how its tensors are named, after what all their names begin with."""
+
+    part: Part
+    naming: Naming
+    prefix: str
+
+
+def find_parts(names: Iterable[str]) -> tuple[Found, ...]:
+    """The parts of a Mochi model that tensor names belong to, whatever they begin with; empty when they are others'."""
     names = list(names)
-    found: list[tuple[Layout, Part]] = [
-        (layout, part) for layout, part, mark in _MARKS if any(re.match(mark, name) for name in names)
-    ]
-    if not found:
-        return None
-    layout = found[0][0]
-    return layout, frozenset(part for its_layout, part in found if its_layout == layout)
+    found: dict[Part, Found] = {}
+    for naming, part, mark in _ANYWHERE:
+        match = next(filter(None, map(mark.match, names)), None)
+        if match is not None and part not in found:
+            found[part] = Found(part=part, naming=naming, prefix=match[1])
+    return tuple(found.values())
 
 
-def of_part(names: Iterable[str], part: Part, layout: Layout) -> list[str]:
-    """The names that belong to one part: the diffusers layout keeps both halves of the VAE together."""
+def under(names: Iterable[str], part: Found, parts: Iterable[Found]) -> dict[str, str]:
+    """The names that belong to one of a file's parts, by what they are without what they begin with."""
+    inside = tuple({other.prefix for other in parts if len(other.prefix) > len(part.prefix)})
+    mine = [name for name in names if name.startswith(part.prefix) and not name.startswith(inside)]
+    return {name.removeprefix(part.prefix): name for name in mine}
+
+
+NOT_OF_AN_ENCODER = ("decoder.", "lm_head.", "dec.", "output.", "spiece_model", "logit_scale")
+"""How names begin that a whole T5, or a tool that packs one, adds to its encoder's."""
+
+
+def of_part(names: Iterable[str], part: Part, layout: Naming) -> list[str]:
+    """The names that belong to one part: diffusers keeps both halves of a VAE together, and T5 files hold more."""
+    names = list(names)
+    if part == "text":
+        # The embedding often stands there twice.
+        twice = {"encoder.embed_tokens.weight"} if "shared.weight" in names else set[str]()
+        return [name for name in names if name not in twice and not name.startswith(NOT_OF_AN_ENCODER)]
     if layout == "original" or part == "dit":
-        return list(names)
+        return names
     other = "decoder." if part == "encoder" else "encoder."
     return [name for name in names if not name.startswith(other)]
 
@@ -317,3 +360,32 @@ def _encoder_diffusers() -> list[Rule]:
         *_inside("middle.", "block_out.", _RES_BLOCK_DIFFUSERS),
     ]
     return _inside("", "encoder.", rules)
+
+
+def _t5_transformers(names: Iterable[str]) -> list[Rule]:
+    """The names are those of the library that runs it; `names` tell where the embedding stands."""
+    attention, mlp = "encoder.block.#.layer.0.", "encoder.block.#.layer.1."
+    same = [f"{attention}SelfAttention.{name}" for name in ("q", "k", "v", "o", "relative_attention_bias")]
+    same += [f"{mlp}DenseReluDense.{name}" for name in ("wi", "wi_0", "wi_1", "wo")]
+    same += [f"{attention}layer_norm", f"{mlp}layer_norm", "encoder.final_layer_norm"]
+    embedding = "shared" if "shared.weight" in names else "encoder.embed_tokens"
+    return _rules({name: name for name in same} | dict.fromkeys(("shared", "encoder.embed_tokens"), embedding))
+
+
+def _t5_llama() -> list[Rule]:
+    attention, mlp = "layer.0.", "layer.1."
+    block = {
+        f"{attention}SelfAttention.q": "attn_q",
+        f"{attention}SelfAttention.k": "attn_k",
+        f"{attention}SelfAttention.v": "attn_v",
+        f"{attention}SelfAttention.o": "attn_o",
+        f"{attention}SelfAttention.relative_attention_bias": "attn_rel_b",
+        f"{attention}layer_norm": "attn_norm",
+        f"{mlp}DenseReluDense.wi_0": "ffn_gate",
+        f"{mlp}DenseReluDense.wi_1": "ffn_up",
+        f"{mlp}DenseReluDense.wo": "ffn_down",
+        f"{mlp}layer_norm": "ffn_norm",
+    }
+    around = dict.fromkeys(("shared", "encoder.embed_tokens"), "token_embd")
+    around |= {"encoder.final_layer_norm": "enc.output_norm"}
+    return _rules(around) + _inside("encoder.block.#.", "enc.blk.#.", _rules(block))

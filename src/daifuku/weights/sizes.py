@@ -67,6 +67,27 @@ def decoder_config(shapes: Shapes) -> DecoderConfig:
     )
 
 
+def t5_sizes(shapes: Shapes) -> dict[str, int | str]:
+    """The sizes of a T5 encoder, as its configuration in `transformers` calls them; its tensors are named as there.
+
+    Raises UnknownSize when a tensor that tells a size is missing.
+    """
+    attention, mlp = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
+    vocabulary, width = _shape(shapes, "shared.weight", 2)
+    buckets, heads = _shape(shapes, f"{attention}.relative_attention_bias.weight", 2)
+    gated = f"{mlp}.wi.weight" not in shapes
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": _shape(shapes, f"{attention}.q.weight", 2)[0] // max(heads, 1),
+        "d_ff": _shape(shapes, f"{mlp}.{'wi_0' if gated else 'wi'}.weight", 2)[0],
+        "num_layers": _count(shapes, "encoder.block"),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+    }
+
+
 def _shape(shapes: Shapes, name: str, num_axes: int) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None:

@@ -1,5 +1,6 @@
-"""Reads tensors from files: as views of the file where it holds them just so, else by several threads into place."""
+"""Reads weights from files: as views of the file where it holds them just so, else by several threads into place."""
 
+import copy
 import mmap
 import os
 import threading
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor
 
 from daifuku.errors import CheckpointError
-from daifuku.weights.files import DTYPE_NAMES, Place, damaged, places
+from daifuku.weights.encodings import FLOATS, Encoded, grouped, raw_dtype, raw_shape
+from daifuku.weights.files import places
 from daifuku.weights.names import Stored
+from daifuku.weights.place import Place, damaged
 
 PIECE_BYTES = 4 * 2**20
 """What a thread reads at a time: long enough to keep a disk busy, short enough to stay in the processor's cache."""
@@ -29,8 +33,6 @@ MAP_BYTES = 128 * 2**20
 MAX_MAPS = 64
 
 HUGE_PAGE_BYTES = 2 * 2**20
-
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,28 +54,39 @@ class _Piece:
 
 
 class TensorFiles:
-    """The tensors of one or more files, by name.
+    """The weights of one or more files, by name, whatever they are encoded as.
 
     Raises ModelNotFound for a file that is not there and CheckpointError for one that is damaged.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self._places: dict[str, Place] = {}
+        found: dict[str, Place] = {}
         for path in paths:
             for name, place in places(path).items():
-                if name in self._places:
-                    raise CheckpointError(
-                        f"{path} holds the tensor {name} again, which {self._places[name].path} holds"
-                    )
-                self._places[name] = place
-        self.shapes = {name: place.shape for name, place in self._places.items()}
+                if name in found:
+                    raise CheckpointError(f"{path} holds the tensor {name} again, which {found[name].path} holds")
+                found[name] = place
+        self.where = ", ".join(map(str, self.paths))
+        self._take(grouped(found))
+
+    def _take(self, tensors: dict[str, Encoded]) -> None:
+        self.tensors = tensors
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+
+    def renamed(self, names: Mapping[str, str], where: str) -> "TensorFiles":
+        """Some of the weights under new names (new: old); `where` says in errors which they are."""
+        some = copy.copy(self)
+        some.where = where
+        some._take({new: self.tensors[old] for new, old in names.items()})
+        return some
 
     def read(self, wanted: Mapping[str, Wanted], device: torch.device) -> dict[str, Tensor]:
         """Tensors of ours on the device.
 
         On a CPU a tensor that the file has exactly so is a view of the file: it takes no time, and no memory before it
-        is used. All others are read by several threads into their place. Changing a tensor never changes a file.
+        is used. All others are read by several threads into their place, or decoded one after the other. Changing a
+        tensor never changes a file.
         """
         # Whatever mode the caller computes in, weights are ordinary tensors.
         with torch.inference_mode(False):
@@ -86,6 +99,9 @@ class TensorFiles:
             rest = {name: each for name, each in wanted.items() if name not in views}
             found |= {name: _empty(self._shape(each), each.dtype, device) for name, each in rest.items()}
             _fill([piece for name, each in rest.items() for piece in self._pieces(each, found[name])], device)
+            for name, each in rest.items():
+                if any(self.tensors[part].decode is not None for part in each.stored.names):
+                    self._decode(each, found[name])
         return {name: found[name] for name in wanted}
 
     def _shape(self, wanted: Wanted) -> tuple[int, ...]:
@@ -94,32 +110,78 @@ class TensorFiles:
 
     def _as_it_is(self, wanted: Wanted, device: torch.device) -> Place | None:
         """The place of a tensor that a view of the file can stand for."""
-        place = self._places[wanted.stored.names[0]]
-        suits = wanted.stored.as_it_is and _dtype_of(wanted.stored.names[0], place) == wanted.dtype
-        fits = place.num_bytes > 0 and place.start % wanted.dtype.itemsize == 0
-        return place if device.type == "cpu" and suits and fits else None
+        name = wanted.stored.names[0]
+        tensor = self.tensors[name]
+        if device.type != "cpu" or not wanted.stored.as_it_is or tensor.decode is not None:
+            return None
+        place = tensor.places["weight"]
+        return place if _dtype_of(name, place) == wanted.dtype and _can_be_mapped(place, wanted.dtype) else None
+
+    def _parts(self, wanted: Wanted, tensor: Tensor) -> Iterator[tuple[str, list[tuple[int, Tensor]]]]:
+        """Every name that a tensor is read from, with numbers to begin at there and the flat parts that they fill."""
+        flat, filled = tensor.flatten(), 0
+        for name in wanted.stored.names:
+            count = prod(self.shapes[name])
+            part = flat[filled : filled + count] if count < flat.numel() else flat
+            half = count // 2
+            yield name, [(half, part[:half]), (0, part[half:])] if wanted.stored.swapped else [(0, part)]
+            filled += count
 
     def _pieces(self, wanted: Wanted, tensor: Tensor) -> Iterator[_Piece]:
         """Everything that has to be read for a tensor, in pieces of at most PIECE_BYTES."""
-        flat, filled = tensor.flatten(), 0
-        for name in wanted.stored.names:
-            place = self._places[name]
-            dtype = _dtype_of(name, place)
-            parts = [(place.start, place.num_bytes // dtype.itemsize)]
-            if wanted.stored.swapped:
-                half = parts[0][1] // 2
-                parts = [(place.start + half * dtype.itemsize, half), (place.start, half)]
-            for start, count in parts:
-                for target in flat[filled : filled + count].split(PIECE_BYTES // dtype.itemsize) if count else ():
-                    yield _Piece(path=place.path, start=start, dtype=dtype, target=target)
-                    start += target.numel() * dtype.itemsize
-                filled += count
+        for name, parts in self._parts(wanted, tensor):
+            if self.tensors[name].decode is None:
+                place = self.tensors[name].places["weight"]
+                dtype = _dtype_of(name, place)
+                for begin, part in parts:
+                    yield from _pieces(place, dtype, begin, part)
+
+    def _decode(self, wanted: Wanted, tensor: Tensor) -> None:
+        """Fills what is not plain numbers in the files."""
+        for name, parts in self._parts(wanted, tensor):
+            encoded = self.tensors[name]
+            if encoded.decode is not None:
+                weight = encoded.decoded(raw(encoded.places, tensor.device), wanted.dtype).flatten()
+                for begin, part in parts:
+                    part.copy_(weight[begin : begin + part.numel()])
+
+
+def raw(wanted: Mapping[str, Place], device: torch.device) -> dict[str, Tensor]:
+    """Tensors just as the files have them, on the device; on a CPU as views of the files where that is possible."""
+    with torch.inference_mode(False):
+        views = {
+            name: place
+            for name, place in wanted.items()
+            if device.type == "cpu" and _can_be_mapped(place, raw_dtype(place))
+        }
+        found = _mapped(views)
+        rest = {name: place for name, place in wanted.items() if name not in views}
+        found |= {name: _empty(raw_shape(place), raw_dtype(place), device) for name, place in rest.items()}
+        if device.type != "meta":
+            pieces = [_pieces(place, raw_dtype(place), 0, found[name].flatten()) for name, place in rest.items()]
+            _fill([piece for some in pieces for piece in some], device)
+    return {name: found[name] for name in wanted}
+
+
+def _pieces(place: Place, dtype: torch.dtype, begin: int, target: Tensor) -> Iterator[_Piece]:
+    """What has to be read for a flat part of a tensor, from a number of it on."""
+    start = place.start + begin * dtype.itemsize
+    if target.numel() * dtype.itemsize <= PIECE_BYTES:
+        yield from [_Piece(path=place.path, start=start, dtype=dtype, target=target)] if target.numel() else ()
+        return
+    for piece in target.split(PIECE_BYTES // dtype.itemsize):
+        yield _Piece(path=place.path, start=start, dtype=dtype, target=piece)
+        start += piece.numel() * dtype.itemsize
+
+
+def _can_be_mapped(place: Place, dtype: torch.dtype) -> bool:
+    return place.num_bytes > 0 and place.start % dtype.itemsize == 0
 
 
 def _dtype_of(name: str, place: Place) -> torch.dtype:
-    if place.dtype not in _DTYPES:
+    if place.dtype not in FLOATS:
         raise CheckpointError(f"{place.path}: the tensor {name} is {place.dtype}; only floating-point weights load")
-    return _DTYPES[place.dtype]
+    return FLOATS[place.dtype]
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -146,9 +208,9 @@ def _mapped(views: Mapping[str, Place]) -> dict[str, Tensor]:
         except (OSError, ValueError) as error:
             raise damaged(places[0].path, error) from error
         for name, place in zip(group, places, strict=True):
-            dtype, offset = _dtype_of(name, place), place.start - first
+            dtype, offset = raw_dtype(place), place.start - first
             flat = torch.frombuffer(memory, dtype=dtype, count=place.num_bytes // dtype.itemsize, offset=offset)
-            found[name] = flat.view(place.shape)
+            found[name] = flat.view(raw_shape(place))
     return found
 
 

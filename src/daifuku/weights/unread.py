@@ -1,10 +1,13 @@
 """A model whose weights are in files: built on the meta device, checked, and filled straight from them."""
 
 import gc
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,9 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from daifuku.errors import CheckpointError
-from daifuku.weights.names import Layout, NameTable, Part, name_table, of_part
+from daifuku.weights.encoded_linear import EncodedLinear
+from daifuku.weights.names import NameTable, Naming, Part, name_table, of_part
+from daifuku.weights.place import Place
 from daifuku.weights.sizes import Shapes, UnknownSize
-from daifuku.weights.tensors import TensorFiles, Wanted
+from daifuku.weights.tensors import TensorFiles, Wanted, raw
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,6 +32,19 @@ late frames by whole degrees."""
 
 NUM_SHOWN = 3
 
+IN_A_BLOCK = re.compile(r"(^|\.)blocks?\.\d+\.")
+"""Names of the layers that repeat: nearly all weights are theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsStored:
+    """How a file keeps weights in fewer bits."""
+
+    words: str
+    """What most of them are encoded as."""
+    bits: float
+    """For each weight, scales included."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unread(Generic[Model]):
@@ -34,7 +52,7 @@ class Unread(Generic[Model]):
 
     files: TensorFiles
     part: Part
-    layout: Layout
+    layout: Naming
     build: Callable[[Shapes], Model]
     """Makes the model from the shapes of its tensors, by our names."""
     dtype: torch.dtype
@@ -66,17 +84,26 @@ class Unread(Generic[Model]):
         }
         return self.files.read(wanted, self.device)
 
-    def load(self, *, without: Callable[[str], bool] | None = None, each: Each | None = None) -> Model:
+    def load(
+        self, *, without: Callable[[str], bool] | None = None, each: Each | None = None, encoded: bool = False
+    ) -> Model:
         """The model with its weights, in evaluation mode.
 
+        With `encoded` the linear layers inside its blocks that the files hold in fewer bits become `EncodedLinear`s,
+        which keep them so. That decodes to the same numbers, in less memory and more time.
         Tensors that `without` picks by name stay on the meta device. With `each` the weights come piece by piece, every
         block a piece of its own, and the next is read when `each` has returned: what it does to a piece, such as
         quantising it or sending it elsewhere, then never needs memory for more than one piece. Raises CheckpointError.
         """
         model = self.skeleton()
+        places = self._keep_encoded(model) if encoded else {}
         names = [name for name in model.state_dict() if without is None or not without(name)]
         for piece, inside in {"": names}.items() if each is None else _pieces(model, names).items():
-            tensors = {name.removeprefix(f"{piece}."): tensor for name, tensor in self.read(*inside).items()}
+            plain = [name for name in inside if name not in places]
+            as_stored = raw({name: places[name] for name in inside if name in places}, self.device)
+            named = (self.read(*plain) | as_stored).items()
+            tensors = {name.removeprefix(f"{piece}."): tensor for name, tensor in named}
+            del named, as_stored
             module = model.get_submodule(piece)
             module.load_state_dict(tensors, assign=True, strict=False)
             if each is not None and piece:
@@ -84,14 +111,45 @@ class Unread(Generic[Model]):
                 each(piece, module)
         return model.eval()
 
+    def _keep_encoded(self, model: nn.Module) -> dict[str, Place]:
+        """Puts in layers that keep their weights as they are stored; the new tensors, and where the files have them.
+
+        The last layer of a T5 block is asked for its weight's precision, so it stays as it is.
+        """
+        places: dict[str, Place] = {}
+        for name, layer in list(model.named_modules()):
+            if not isinstance(layer, nn.Linear) or not IN_A_BLOCK.search(name) or name.endswith(".wo"):
+                continue
+            stored = self._table.stored(f"{name}.weight")
+            parts = [self.files.tensors[each] for each in stored.names]
+            if all(part.compact for part in parts):
+                with torch.device("meta"):
+                    linear = EncodedLinear(layer, parts, swapped=stored.swapped)
+                model.set_submodule(name, linear)
+                places |= {f"{name}.{own}": place for own, place in linear.places.items()}
+        return places
+
+    @property
+    def stored(self) -> "AsStored | None":
+        """How the weights are encoded that can be kept so; None where there are none."""
+        tensors = [self.files.tensors[name] for name in self._names]
+        kept = [tensor for tensor in tensors if tensor.compact]
+        if not kept:
+            return None
+        counts = Counter[str]()
+        for tensor in kept:
+            counts[tensor.words] += prod(tensor.shape)
+        bits = 8 * sum(tensor.num_bytes for tensor in kept) / max(counts.total(), 1)
+        return AsStored(words=counts.most_common(1)[0][0], bits=bits)
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the model's tensors, by our names, as far as the files have them."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name in self._names:
-            ours = self._table.ours(name)
-            if ours is not None:
-                rows, *rest = self.files.shapes[name]
+            ours, shape = self._table.ours(name), self.files.shapes[name]
+            if ours is not None and shape:
+                rows, *rest = shape
                 shapes[ours] = (rows * len(self._table.stored(ours).names), *rest)
         return shapes
 
@@ -105,7 +163,7 @@ class Unread(Generic[Model]):
 
     @property
     def _where(self) -> str:
-        return ", ".join(str(path) for path in self.files.paths)
+        return self.files.where
 
     def _check(self, model: nn.Module) -> None:
         """Raises CheckpointError unless the files hold exactly the model's tensors; in the file's own names."""

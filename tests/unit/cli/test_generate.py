@@ -84,8 +84,8 @@ def test_every_flag_reaches_the_request(daifuku, model_folder):
         )
     ]
     run = daifuku("generate", "a ball", "--model", model_folder, "--json", *flags)
-    assert run.json["clips"][0]["request"] == {"prompt": "a ball", **wanted}
-    assert set(wanted) | {"prompt"} == set(GenerateRequest.__dataclass_fields__)
+    assert run.json["clips"][0]["request"] == {"prompt": "a ball", "loras": [], **wanted}
+    assert set(wanted) | {"prompt", "loras"} == set(GenerateRequest.__dataclass_fields__)
 
 
 def test_json_is_one_object_with_every_clip(daifuku, model_folder):

@@ -41,9 +41,10 @@ def test_the_help_of_generate_shows_range_and_default_of_every_field(daifuku, mo
     for each in fields(GenerateRequest):
         if each.name == "prompt":
             continue
-        (line,) = [line for line in page.splitlines() if f"--{each.name.replace('_', '-')} " in line]
+        flag = each.metadata.get("flag") or f"--{each.name.replace('_', '-')}"
+        (line,) = [line for line in page.splitlines() if f"{flag} " in line]
         about = each.metadata
-        if about["type"] is not str:
+        if about["type"] in (int, float):
             assert f"{about['min']} to {about['max']}" in line
         assert all(choice in line for choice in choices(each) or ())
         if about["default"]:

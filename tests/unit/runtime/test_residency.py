@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from daifuku.config import DiTConfig, RuntimeConfig
 from daifuku.model.dit import AsymmDiT
-from daifuku.runtime.residency import Alone, Resident, StreamedBlocks, lent, residency, stream_blocks
+from daifuku.runtime.residency import Alone, Lender, Resident, StreamedBlocks, lent, residency, stream_blocks
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 CONFIG = DiTConfig(
@@ -135,3 +135,33 @@ def test_streamed_blocks_keep_the_names_of_their_weights(dit: AsymmDiT) -> None:
     names = list(dit.state_dict())
     streamed(dit)
     assert list(dit.state_dict()) == names
+
+
+def test_a_lender_reads_again_only_what_another_run_or_other_loras_ask_for() -> None:
+    read: list[str] = []
+    lender = Lender(torch.device("cpu"))
+    run = RuntimeConfig(residency="resident", text_on="device")
+
+    def ask(name: str, run: RuntimeConfig, weights: object = ()) -> None:
+        def reader(run: RuntimeConfig, device: torch.device) -> str:
+            read.append(name)
+            return name
+
+        with lender.stage(name, reader, run, weights) as network:
+            assert network == name
+
+    for _ in range(2):
+        ask("text", run)
+        ask("dit", run)
+    assert read == ["text", "dit"]
+    ask("dit", run, ("style", 1.0))
+    ask("dit", run, ("style", 1.0))
+    ask("text", run)
+    assert read[2:] == ["dit"]
+    ask("dit", run)
+    assert read[3:] == ["dit"], "weights with a LoRA in them are not those without"
+    ask("text", RuntimeConfig(residency="resident", text_on="device", tabulate=True))
+    ask("text", run)
+    lender.forget()
+    ask("text", run)
+    assert read[4:] == ["text", "text", "text"]

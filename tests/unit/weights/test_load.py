@@ -106,7 +106,7 @@ def test_a_file_of_another_part_is_refused_by_its_part(tmp_path: Path):
     with pytest.raises(ModelNotFound, match="holds the vae and nothing else"):
         load_dit(tmp_path / "decoder.safetensors")
     (tmp_path / "decoder.safetensors").rename(tmp_path / "dit.safetensors")
-    with pytest.raises(CheckpointError, match="holds the decoder where the dit was expected"):
+    with pytest.raises(CheckpointError, match="holds the VAE decoder, original names"):
         load_dit(tmp_path)
 
 

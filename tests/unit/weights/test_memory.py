@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from daifuku.config import DiTConfig
 from daifuku.model.dit import AsymmDiT
@@ -23,9 +24,9 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 before = peak()
-model = load_dit(sys.argv[1], dtype=sys.argv[2])
-for parameter in model.parameters():
-    parameter.detach().view(torch.uint8).flatten()[::1024].max()
+model = load_dit(sys.argv[1], dtype=sys.argv[2], encoded=sys.argv[3:] == ["encoded"])
+for tensor in model.state_dict().values():
+    tensor.flatten().view(torch.uint8)[::1024].max()
 print(peak() - before)
 """
 
@@ -49,6 +50,32 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, layou
     num_bytes = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert num_bytes > 190 * 2**20
     weights = num_bytes if dtype == "float32" else num_bytes // 2
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), dtype]
-    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert 0.8 * weights < grown < weights + ONE_TENSOR_MORE
+    assert 0.8 * weights < peak(tmp_path, dtype) < weights + ONE_TENSOR_MORE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+@pytest.mark.parametrize("encoded", [False, True])
+def test_decoding_takes_little_more_memory_than_its_result(tmp_path: Path, encoded: bool):
+    with torch.device("meta"):
+        model = AsymmDiT(WIDE)
+    save_dit(model.to_empty(device="cpu"), tmp_path, layout="original")
+    path = tmp_path / "dit.safetensors"
+    # Numbers do not matter here, only where they are.
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(path).items():
+        quantised = "blocks" in name and tensor.dim() == 2
+        tensors[name] = tensor.to(torch.float8_e4m3fn) if quantised else tensor
+        if quantised:
+            tensors[name.replace("weight", "scale_weight")] = torch.ones(())
+    num_weights = sum(tensor.numel() for tensor in tensors.values())
+    save_file(tensors, path)
+    weights = path.stat().st_size if encoded else 2 * num_weights
+    more = ["encoded"] if encoded else []
+    assert 0.8 * weights < peak(tmp_path, "bfloat16", *more) < weights + ONE_TENSOR_MORE
+
+
+def peak(folder: Path, *settings: str) -> int:
+    """Bytes by which the memory of a process grows that loads a model."""
+    command = [sys.executable, "-c", MEASURE, str(folder), *settings]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

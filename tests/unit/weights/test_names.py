@@ -15,7 +15,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
-from daifuku.weights.names import Layout, Part, name_table, of_part, recognise, to_theirs
+from daifuku.weights.names import Layout, Part, find_parts, name_table, of_part, to_theirs
 from daifuku.weights.save import transformer_config, vae_config
 from daifuku.weights.sizes import decoder_config, dit_config, encoder_config
 from daifuku.weights.tensors import TensorFiles, Wanted
@@ -71,11 +71,13 @@ def test_a_published_name_leads_to_our_name_and_back(part: Part, layout: Layout)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_file_is_recognised_by_its_tensors(part: Part, layout: Layout):
-    assert recognise(published(part, layout)) == (layout, {part})
+    (found,) = find_parts(published(part, layout))
+    assert (found.part, found.naming, found.prefix) == (part, layout, "")
 
 
 def test_a_foreign_file_is_not_recognised():
-    assert recognise(["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"]) is None
+    others = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "blocks.0.attn.qkv", "decoder.up_blocks.0")
+    assert find_parts([f"{name}.weight" for name in others]) == ()
 
 
 def test_an_encoder_without_blocks_at_full_size_keeps_its_numbers_apart():

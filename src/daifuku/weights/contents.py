@@ -1,0 +1,56 @@
+"""What weight files hold, told by their tensors alone: never by their names."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from daifuku.weights.names import PART_NAMES, Naming, Part, find_parts, of_part, under
+from daifuku.weights.tensors import TensorFiles
+
+SHARE_SHOWN = 0.02
+"""Encodings of fewer of the numbers than this are not worth a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """One part of a model in some files."""
+
+    part: Part
+    naming: Naming
+    prefix: str
+    """What the names of its tensors begin with."""
+    names: Mapping[str, str]
+    """The names of its tensors without that, and as they are."""
+    encodings: tuple[str, ...]
+    """What its numbers are encoded as, most first."""
+
+    def of(self, files: TensorFiles) -> TensorFiles:
+        """Its tensors alone, by their names without the prefix."""
+        where = f"{files.where} (under {self.prefix})" if self.prefix else files.where
+        return files.renamed(self.names, where)
+
+    def __str__(self) -> str:
+        place = f" under {self.prefix}" if self.prefix else ""
+        return f"{PART_NAMES[self.part]}, {self.naming} names{place}, {' and '.join(self.encodings)}"
+
+
+def contents(files: TensorFiles) -> tuple[Content, ...]:
+    """The parts of a model that files hold; empty when they hold none."""
+    found = find_parts(files.shapes)
+    parts: list[Content] = []
+    for one in found:
+        names = under(files.shapes, one, found)
+        counts: Counter[str] = Counter()
+        for name in of_part(names, one.part, one.naming):
+            tensor = files.tensors[names[name]]
+            counts[tensor.words] += prod(tensor.shape)
+        shown = [words for words, count in counts.most_common() if count >= SHARE_SHOWN * counts.total()]
+        content = Content(part=one.part, naming=one.naming, prefix=one.prefix, names=names, encodings=tuple(shown))
+        parts.append(content)
+    return tuple(parts)
+
+
+def named(found: Iterable[Content]) -> str:
+    """ "transformer, original names, bfloat16 and VAE decoder, original names, bfloat16" """
+    return " and the ".join(map(str, found))
