@@ -25,7 +25,14 @@ from daifuku.runtime.build import Parts, load_parts, settled
 from daifuku.runtime.checkpoint import Start
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
-from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
+from daifuku.runtime.machine import (
+    AT_WORK_BYTES,
+    free_caches,
+    is_out_of_memory,
+    parse_size,
+    resident_bytes,
+    this_machine,
+)
 from daifuku.runtime.modulation import only_at, tabulated, visited_sigmas
 from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
 from daifuku.runtime.preview import clean_estimate, fit
@@ -326,7 +333,7 @@ class Pipeline:
     def _planner(self, work: Workload) -> Planner:
         machine = this_machine(self.parts.device, self._memory_bytes)
         if self._base_bytes is None:
-            self._base_bytes = resident_bytes() if machine.is_host else 0
+            self._base_bytes = resident_bytes() + AT_WORK_BYTES if machine.is_host else 0
         comfort = filled(RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch.")), COMFORT)
         estimator = Estimator(sizes=self.parts.sizes(), work=work, machine=machine)
         return Planner(estimator=estimator, comfort=comfort, wanted=self.runtime, base_bytes=self._base_bytes)

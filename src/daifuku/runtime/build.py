@@ -20,8 +20,9 @@ from daifuku.registry import load
 from daifuku.request import LatentShape
 from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
+from daifuku.runtime.batching import batching_wins
 from daifuku.runtime.chunked import chunk_tokens
-from daifuku.runtime.estimate import ModelSizes
+from daifuku.runtime.estimate import ModelSizes, may_batch
 from daifuku.runtime.kernels import Attention, AttentionShape, fastest, set_kernel
 from daifuku.runtime.machine import cache_folder
 from daifuku.runtime.modulation import is_modulation
@@ -234,17 +235,21 @@ def prepare(dit: AsymmDiT, run: RuntimeConfig, device: torch.device) -> AsymmDiT
 
 
 def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: torch.device) -> RuntimeConfig:
-    """The same with the kernel that was measured to be the fastest here in place of "auto"."""
-    if run.kernel != "auto":
-        return run
-    measured = AttentionShape(
-        num_heads=config.num_heads,
-        num_tokens=shape.num_tokens,
-        head_dim=config.head_dim,
-        dtype=as_dtype(run.dtype or "float32"),
-        device=device,
-    )
-    return replace(run, kernel=fastest(measured, cache_folder()).name)
+    """The same with what was measured to be the fastest here where the plan leaves that open."""
+    dtype, folder = as_dtype(run.dtype or "float32"), cache_folder()
+    if run.kernel == "auto":
+        measured = AttentionShape(
+            num_heads=config.num_heads,
+            num_tokens=shape.num_tokens,
+            head_dim=config.head_dim,
+            dtype=dtype,
+            device=device,
+        )
+        run = replace(run, kernel=fastest(measured, folder).name)
+    if run.batch_guidance is None:
+        trial = may_batch(config, shape, dtype, device)
+        run = replace(run, batch_guidance=trial and batching_wins(config, shape, dtype, device, folder))
+    return run
 
 
 def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmVAE:

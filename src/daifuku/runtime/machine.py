@@ -14,6 +14,9 @@ from daifuku.errors import InvalidRequest
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
+AT_WORK_BYTES = 48 * 2**20
+"""Host memory that the libraries take when a run begins to compute: their kernels, buffers and threads (measured)."""
+
 RATE_SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}
 """Side of the square matrices whose product tells a device's speed."""
 
