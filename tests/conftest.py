@@ -2,6 +2,8 @@
 
 import json
 import lzma
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ DATA = Path(__file__).parent / "data"
 
 
 def pytest_configure() -> None:
+    # What this machine once measured must not decide what a test sees.
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="home-of-tests-")
     # Workers share the machine, and small tensors gain nothing from more threads.
     torch.set_num_threads(1)
 

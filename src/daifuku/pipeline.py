@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from daifuku import registry
 from daifuku.config import TIME_FACTOR, RuntimeConfig
-from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
+from daifuku.errors import InvalidRequest, NotEnoughMemory
 from daifuku.events import Done, Event, Frames, Notice, Planned, Preview, Step, TextReady
 from daifuku.model.dit import AsymmDiT
+from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.request import SOLVERS, GenerateRequest, LatentShape, Number, ResolvedRequest
 from daifuku.runtime.adapters import Adapters, live, merging, read_adapters
 from daifuku.runtime.build import ModelInfo, Parts, as_stored, load_parts, settled
 from daifuku.runtime.checkpoint import Start, copied
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
-from daifuku.runtime.machine import free_caches, is_out_of_memory, parse_size, resident_bytes, this_machine
+from daifuku.runtime.machine import base_bytes, free_caches, is_out_of_memory, parse_size, this_machine
 from daifuku.runtime.modulation import only_at, tabulated, visited_sigmas
 from daifuku.runtime.planner import COMFORT, Plan, Planner, filled
 from daifuku.runtime.preview import clean_estimate, fit
@@ -35,11 +36,12 @@ from daifuku.runtime.velocity import velocity_of
 from daifuku.sample.guidance import Caption
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.sample.solver import Solver, State
+from daifuku.sample.solver import Solver, State, finite
 from daifuku.text.encoder import import_libraries
 from daifuku.values import as_loras
 from daifuku.video import Video, run_record
 from daifuku.weights.load import as_dtype
+from daifuku.weights.names import Part
 
 T = TypeVar("T")
 
@@ -182,7 +184,7 @@ class Pipeline:
         The number of frames is 6k+1 and the sides are multiples of 8.
         """
         run = self._plan_vae(LatentShape.from_pixels(*frames.shape[:3]))
-        with self._lender.stage("vae", self.parts.vae, run) as vae:
+        with self._half("encoder", run) as vae:
             device = next(vae.parameters()).device
             video = rearrange(torch.from_numpy(frames), "t h w c -> 1 c t h w")
             pieces = (piece.to(device, torch.float32) / 127.5 - 1 for piece in video.split(TIME_FACTOR, dim=2))
@@ -264,7 +266,7 @@ class Pipeline:
         prompts = [request.prompt]
         if any(scale != 1 for scale in request.guidance_scales):
             prompts.append(request.negative_prompt)
-        with self._lender.stage("text", self.parts.text, run) as text:
+        with self.parts.reading_ahead(), self._lender.stage("text", self.parts.text, run) as text:
             started = perf_counter()
             with torch.inference_mode():
                 prompt, *negative = (Caption(one.features, one.mask) for one in (text.encode([p]) for p in prompts))
@@ -297,7 +299,7 @@ class Pipeline:
             velocity = only_at(velocity, visited) if run.tabulate else velocity
             latent = made.latent.unsqueeze(0).to(device, torch.float32)
             latents = made.solver.run(velocity, latent, sigmas[made.index :])
-            for index, (latent, seconds) in enumerate(_timed(_finite(latents)), start=made.index + 1):
+            for index, (latent, seconds) in enumerate(_timed(finite(latents)), start=made.index + 1):
                 # A clone made here is an ordinary tensor, which the caller may use with autograd.
                 latent = latent[0].clone()
                 yield Step(
@@ -326,7 +328,7 @@ class Pipeline:
                 yield dit
 
     def _decode(self, latents: Tensor, run: RuntimeConfig) -> Iterator[Frames]:
-        with self._lender.stage("vae", self.parts.vae, run) as vae:
+        with self._half("decoder", run) as vae:
             assert vae.decoder is not None, "a whole model has a decoder"
             like = next(vae.decoder.parameters())
             latent = vae.unwhiten(latents.unsqueeze(0).to(like.device, torch.float32)).to(like.dtype)
@@ -335,10 +337,13 @@ class Pipeline:
                 yield Frames(start=start, frames=frames, seconds=seconds)
                 start += len(frames)
 
+    def _half(self, half: Part, run: RuntimeConfig) -> AbstractContextManager[AsymmVAE]:
+        return self._lender.stage(half, lambda run, device: self.parts.vae(run, device, half), run)
+
     def _planner(self, work: Workload) -> Planner:
         machine = this_machine(self.parts.device, self._memory_bytes)
         if self._base_bytes is None:
-            self._base_bytes = resident_bytes() if machine.is_host else 0
+            self._base_bytes = base_bytes(self.parts.device)
         own = RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch."))
         comfort = filled(own, as_stored(self.parts.sizes()), COMFORT)
         estimator = Estimator(sizes=self.parts.sizes(), work=work, machine=machine)
@@ -387,13 +392,3 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
             except StopIteration:
                 return
         yield item, perf_counter() - started
-
-
-def _finite(latents: Iterator[Tensor]) -> Iterator[Tensor]:
-    for index, latent in enumerate(latents, start=1):
-        if not latent.isfinite().all():
-            raise NonFiniteLatent(
-                f"the latent is NaN or infinite after step {index}, so the run stops. "
-                "Try a lower guidance_scale or dtype float32."
-            )
-        yield latent

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig
+from daifuku.config import MOCHI_STATS, DecoderConfig, DiTConfig, EncoderConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest, NonFiniteLatent, NotEnoughMemory
 from daifuku.events import Done, Frames, Planned, Step, TextReady
 from daifuku.media.read import read_metadata, read_video
@@ -85,7 +85,7 @@ def model() -> Model:
     t5, vae = Embedding(), AsymmVAE(None, decoder, MOCHI_STATS)
     for name, network in (("text", t5), ("dit", dit), ("decoder", decoder)):
         network.eval().register_forward_hook(lambda *_, name=name: calls.append(name))
-    text = TextEncoder(t5, Letters(), zero_empty=True)
+    text = TextEncoder(t5, Letters(), width=WIDTH, zero_empty=True)
     sizes = ModelSizes(dit=dit.config, decoder=decoder.config, text_parameters=960, text_tokens=12)
     parts = Parts(
         text=lambda *_: text,
@@ -95,7 +95,10 @@ def model() -> Model:
         sizes=lambda: sizes,
         defaults=DEFAULTS,
     )
-    return Model(pipe=Pipeline(parts), dit=dit, vae=vae, t5=t5, calls=calls)
+    # Tests count passes, so it is not left to a measurement how many there are.
+    return Model(
+        pipe=Pipeline(parts, runtime=RuntimeConfig(batch_guidance=False)), dit=dit, vae=vae, t5=t5, calls=calls
+    )
 
 
 def never(*_: object) -> Any:
@@ -193,8 +196,13 @@ def test_a_step_at_guidance_one_runs_one_pass(model: Model, guidance: Any, passe
 def test_the_negative_prompt_is_not_encoded_when_no_step_listens_to_it(model: Model) -> None:
     model.pipe("ball", guidance_scale=1, seed=7)
     assert model.calls.count("text") == 1
-    model.pipe("ball", guidance_scale=2, seed=7)
+    model.pipe("ball", negative_prompt="cube", guidance_scale=2, seed=7)
     assert model.calls.count("text") == 3
+
+
+def test_an_empty_negative_prompt_takes_no_pass_of_the_text_encoder(model: Model) -> None:
+    model.pipe("ball", guidance_scale=2, seed=7)
+    assert model.calls.count("text") == 1
 
 
 def test_heun_asks_twice_per_step(model: Model) -> None:

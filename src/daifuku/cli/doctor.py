@@ -134,12 +134,14 @@ def look_at_models() -> Iterator[Finding]:
     from daifuku.config import RuntimeConfig
     from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, load_parts
     from daifuku.weights.hub import download_command
+    from daifuku.weights.load import HALVES
 
     finding = Finding(section="models", name=BUILT_IN, needed=True)
     try:
         parts = load_parts(BUILT_IN, device="cpu")
         run, cpu = RuntimeConfig(), torch.device("cpu")
-        networks = parts.text(run, cpu).t5, parts.dit(run, cpu), parts.vae(run, cpu)
+        halves = (parts.vae(run, cpu, half) for half in HALVES)
+        networks = parts.text(run, cpu).t5, parts.dit(run, cpu), *halves
         tensors = [tensor for network in networks for tensor in network.state_dict().values()]
         damaged = not all(tensor.isfinite().all() for tensor in tensors)
         count = sum(tensor.numel() for tensor in tensors)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from daifuku.request import LatentShape
 from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
 from daifuku.runtime.adapters import merged_tensors
+from daifuku.runtime.batching import batching_wins
 from daifuku.runtime.chunked import chunk_tokens
-from daifuku.runtime.estimate import ModelSizes
+from daifuku.runtime.estimate import ModelSizes, may_batch
 from daifuku.runtime.kernels import Attention, AttentionShape, fastest, set_kernel
-from daifuku.runtime.machine import cache_folder
+from daifuku.runtime.machine import cache_folder, host_free_bytes
 from daifuku.runtime.modulation import is_modulation
 from daifuku.runtime.preview import LatentToRGB, read_latent_to_rgb
 from daifuku.runtime.quantiser import quantise
@@ -32,10 +34,12 @@ from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
 from daifuku.text.encoder import MAX_TOKENS
 from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
+from daifuku.weights.ahead import reading_ahead
 from daifuku.weights.identity import model_identity
 from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit, open_text, text_shapes
 from daifuku.weights.locate import ModelFiles, locate
 from daifuku.weights.lora import Deltas, merge
+from daifuku.weights.names import Part
 from daifuku.weights.sizes import Shapes, t5_sizes
 from daifuku.weights.tensors import TensorFiles
 from daifuku.weights.unread import Unread
@@ -75,10 +79,13 @@ class Parts:
 
     text: Callable[[RuntimeConfig, torch.device], TextEncoder]
     dit: ReadDiT
-    vae: Callable[[RuntimeConfig, torch.device], AsymmVAE]
+    vae: Callable[[RuntimeConfig, torch.device, Part], AsymmVAE]
+    """Of the autoencoder one half, "encoder" or "decoder"."""
     read: Callable[[RuntimeConfig, str], Tensor]
     """A single tensor of the transformer, by its name."""
     sizes: Callable[[], ModelSizes]
+    reading_ahead: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Fetches from disk what comes after the text encoder, while a block lasts."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     """Precision of the transformer and the VAE where memory is no matter."""
@@ -135,6 +142,7 @@ def load_parts(
         dit=partial(_read_dit, files, compute, notices),
         read=lambda run, name: opened(run.dtype or "float32").read(name)[name],
         vae=partial(_read_vae, files),
+        reading_ahead=lambda: reading_ahead((*files.transformer, *files.vae), host_free_bytes() // 2),
         sizes=cache(lambda: _sizes(files)),
         device=compute,
         dtype=default_dtype(files, compute),
@@ -188,7 +196,7 @@ def _read_text(files: ModelFiles, notices: list[str], run: RuntimeConfig, device
         unread = _open_text(files, dtype, device)
         t5 = unread.load(without=is_tied, encoded=run.quantise_text == STORED)
         tie(t5)
-        text = TextEncoder(t5, read_tokenizer(files.tokenizer), zero_empty=files.zero_empty)
+        text = TextEncoder(t5, read_tokenizer(files.tokenizer), width=t5.config.d_model, zero_empty=files.zero_empty)
     else:
         text = load_text_encoder(
             files.text_encoder,
@@ -262,20 +270,24 @@ def prepare(dit: AsymmDiT, run: RuntimeConfig, device: torch.device) -> AsymmDiT
 
 
 def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: torch.device) -> RuntimeConfig:
-    """The same with a choice in place of every "auto": for the kernel, the one that was measured to be the fastest."""
+    """The same with a choice for everything that is still open: what was measured to be the fastest here."""
     if run.lora_mode == "auto":
         high_precision = run.quantise in (None, "none") and not _streams_from_files(run, device)
         run = replace(run, lora_mode="merged" if high_precision else "live")
-    if run.kernel != "auto":
-        return run
-    measured = AttentionShape(
-        num_heads=config.num_heads,
-        num_tokens=shape.num_tokens,
-        head_dim=config.head_dim,
-        dtype=as_dtype(run.dtype or "float32"),
-        device=device,
-    )
-    return replace(run, kernel=fastest(measured, cache_folder()).name)
+    dtype, folder = as_dtype(run.dtype or "float32"), cache_folder()
+    if run.kernel == "auto":
+        measured = AttentionShape(
+            num_heads=config.num_heads,
+            num_tokens=shape.num_tokens,
+            head_dim=config.head_dim,
+            dtype=dtype,
+            device=device,
+        )
+        run = replace(run, kernel=fastest(measured, folder).name)
+    if run.batch_guidance is None:
+        trial = may_batch(config, shape, dtype, device)
+        run = replace(run, batch_guidance=trial and batching_wins(config, shape, dtype, device, folder))
+    return run
 
 
 def _streams_from_files(run: RuntimeConfig, compute: torch.device) -> bool:
@@ -283,8 +295,8 @@ def _streams_from_files(run: RuntimeConfig, compute: torch.device) -> bool:
     return run.residency == "stream" and compute.type == "cpu" and run.quantise == "none"
 
 
-def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device) -> AsymmVAE:
-    return load_vae(files, dtype=run.dtype or "float32", device=device)
+def _read_vae(files: ModelFiles, run: RuntimeConfig, device: torch.device, half: Part) -> AsymmVAE:
+    return load_vae(files, dtype=run.dtype or "float32", device=device, halves=(half,))
 
 
 def _open_text(

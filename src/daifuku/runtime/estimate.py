@@ -29,6 +29,15 @@ SAMPLING_SHARE, DECODING_SHARE = 0.5, 0.4
 """Shares of the speed of a large matrix product that the networks reach (measured on CPUs, see docs/performance.md)."""
 
 
+BATCHED_BELOW_S = 0.001
+"""What a block may take for one caption where both may go through it together: a longer one keeps a device busy."""
+
+HEAP_BLOCK = 32 * 2**20
+"""What glibc's heap is made of are blocks of up to this size: larger ones come from the system and go back to it."""
+
+HEAP_SLACK = 4 * HEAP_BLOCK
+"""The most that the heap loses between its blocks. Measured: it grows to about twice what is in use, up to this."""
+
 GENEROUS = 16
 """More tensors of the largest size than any network holds at once."""
 
@@ -119,7 +128,7 @@ class Estimator:
         return StageEstimate(
             name="text",
             weight_bytes=0 if on_host else stored,
-            activation_bytes=0 if on_host else activations,
+            activation_bytes=0 if on_host else self._on_heap(activations),
             host_bytes=stored if on_host else self._waiting(run, stored),
             seconds=flops / (SAMPLING_SHARE * multiply_rate(device, dtype)),
         )
@@ -140,7 +149,10 @@ class Estimator:
         if run.residency == "stream":
             share = STREAMED_BLOCKS / self.sizes.dit.num_blocks
             placed = int(min(share, 1) * blocks * per_weight) + parameters.around * dtype.itemsize
-        batch = 2 if run.batch_guidance and work.num_captions == 2 else 1
+        both = run.batch_guidance
+        if both is None:
+            both = may_batch(self.sizes.dit, work.shape, dtype, self.machine.device)
+        batch = 2 if both and work.num_captions == 2 else 1
         forward = block_footprint(
             self.sizes.dit, work.shape, self.sizes.text_tokens, batch, dtype, run.chunk_tokens or 0
         )
@@ -153,7 +165,7 @@ class Estimator:
         return StageEstimate(
             name="sampling",
             weight_bytes=placed + table,
-            activation_bytes=forward.peak_bytes + (remembered if work.caches_steps else 0),
+            activation_bytes=self._on_heap(forward.peak_bytes + (remembered if work.caches_steps else 0)),
             host_bytes=self._waiting(run, stored),
             seconds=seconds,
         )
@@ -170,10 +182,14 @@ class Estimator:
         return StageEstimate(
             name="decoding",
             weight_bytes=stored,
-            activation_bytes=decode.peak_bytes + (clip if on_host else 0),
+            activation_bytes=self._on_heap(decode.peak_bytes + (clip if on_host else 0)),
             host_bytes=self._waiting(run, stored) + (0 if on_host else clip),
             seconds=decode.flops / (DECODING_SHARE * multiply_rate(self.machine.device, dtype)),
         )
+
+    def _on_heap(self, num_bytes: int) -> int:
+        """What it takes to hold so many bytes of tensors that come and go."""
+        return num_bytes + (min(num_bytes, HEAP_SLACK) if self.machine.is_host else 0)
 
     def _waiting(self, run: RuntimeConfig, stored: int) -> int:
         """What a stage keeps in the host's memory: nothing where its weights stay on the device or in their file."""
@@ -230,6 +246,13 @@ def block_footprint(
     tokens = shape.num_tokens + text_tokens
     attention = 4 * batch * tokens**2 * config.video_width
     return Footprint(peak_bytes=found.peak_bytes, flops=found.flops + attention)
+
+
+def may_batch(config: DiTConfig, shape: LatentShape, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a pass is so short that it is worth trying to send both captions through together."""
+    # Beside the video a caption hardly counts.
+    flops = block_footprint(config, shape, 1, 1, dtype, 0).flops
+    return flops < BATCHED_BELOW_S * multiply_rate(device, dtype)
 
 
 @cache

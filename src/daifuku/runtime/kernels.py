@@ -1,37 +1,25 @@
 """Attention kernels as plugins: what one is, how it gets into a transformer, and which one is the fastest here."""
 
-import json
-import platform
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from functools import cache
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from daifuku.config import ATTENTION_KERNELS
-from daifuku.errors import UnwritableOutput
 from daifuku.model.attention import Kernel, Lengths, local, sdpa
 from daifuku.model.block import AsymmBlock
 from daifuku.model.dit import AsymmDiT
 from daifuku.registry import Plugin, load, load_all
-from daifuku.weights.files import write_json
-
-MEMORY_FILE = "kernels.json"
-"""Where the cache folder keeps what was measured."""
+from daifuku.runtime.measured import fastest_way
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 4096}
 """Longer sequences are not measured: there the order of kernels no longer changes, and seconds would add up."""
 
 MOST_SCORE_BYTES = 2**28
 """A kernel that stores all scores is no candidate where they need more memory."""
-
-NUM_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +104,12 @@ def each_alone(kernel: Kernel) -> Kernel:
 def fastest(shape: AttentionShape, folder: Path) -> Attention:
     """The fastest exact kernel for a shape on this machine: measured once, then remembered in `folder`."""
     fit = _candidates(shape)
-    path, key = folder / MEMORY_FILE, _key(shape)
-    memory = _remembered(path)
-    seconds = memory.get(key)
-    # Another set of kernels than then, such as after an installation, has to be measured anew.
-    if not isinstance(seconds, dict) or seconds.keys() != fit.keys():
-        seconds = _measured(shape, fit)
-        # A folder that cannot be written means to measure again next time, and no more.
-        with suppress(UnwritableOutput):
-            write_json(path, memory | {key: seconds})
-    ran = {name: value for name, value in seconds.items() if isinstance(value, float)}
-    return fit[min(ran, key=ran.__getitem__)] if ran else load(ATTENTION_KERNELS, "sdpa", Attention)
+    size = (3, 1, shape.num_heads, shape.measured_tokens, shape.head_dim)
+    qkv = cache(lambda: torch.randn(size, device=shape.device).to(shape.dtype).unbind())
+    ways = {name: lambda kernel=attention.kernel: kernel(*qkv(), None) for name, attention in fit.items()}
+    subject = f"{shape.num_heads} heads of {shape.head_dim}, {shape.measured_tokens} tokens, {shape.dtype}"
+    name = fastest_way(ways, shape.device, subject, folder)
+    return load(ATTENTION_KERNELS, "sdpa", Attention) if name is None else fit[name]
 
 
 def _candidates(shape: AttentionShape) -> dict[str, Attention]:
@@ -139,49 +122,3 @@ def _candidates(shape: AttentionShape) -> dict[str, Attention]:
         and attention.unfit(shape.device, shape.dtype) is None
         and not (attention.stores_scores and shape.score_bytes > MOST_SCORE_BYTES)
     }
-
-
-def _measured(shape: AttentionShape, kernels: Mapping[str, Attention]) -> dict[str, float | None]:
-    """Seconds of each kernel, the best of a few interleaved rounds; None for one that fails when it is tried."""
-    size = (3, 1, shape.num_heads, shape.measured_tokens, shape.head_dim)
-    q, k, v = torch.randn(size, device=shape.device).to(shape.dtype)
-    seconds: dict[str, float | None] = dict.fromkeys(kernels, inf)
-    # The first round only warms up.
-    for round_number in range(1 + NUM_ROUNDS):
-        for name, attention in kernels.items():
-            best = seconds[name]
-            if best is None:
-                continue
-            try:
-                taken = _seconds(lambda kernel=attention.kernel: kernel(q, k, v, None))
-            except RuntimeError:
-                seconds[name] = None
-                continue
-            if round_number > 0:
-                seconds[name] = min(best, taken)
-    return seconds
-
-
-@torch.inference_mode()
-def _seconds(run: Callable[[], Tensor]) -> float:
-    started = perf_counter()
-    run().flatten()[0].item()  # waits for the device
-    return perf_counter() - started
-
-
-def _key(shape: AttentionShape) -> str:
-    """Everything that the measured times depend on."""
-    cuda = shape.device.type == "cuda"
-    device = torch.cuda.get_device_name(shape.device) if cuda else platform.processor() or platform.machine()
-    threads = f"{torch.get_num_threads()} threads"
-    size = f"{shape.num_heads} heads of {shape.head_dim}, {shape.measured_tokens} tokens, {shape.dtype}"
-    return f"{platform.node()}, {device}, {threads}, torch {torch.__version__}, {size}"
-
-
-def _remembered(path: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is missing or damaged."""
-    try:
-        memory = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return memory if isinstance(memory, dict) else {}

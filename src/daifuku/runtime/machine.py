@@ -14,6 +14,9 @@ from daifuku.errors import InvalidRequest
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
+AT_WORK_BYTES = 48 * 2**20
+"""Host memory that the libraries take when a run begins to compute: their kernels, buffers and threads (measured)."""
+
 RATE_SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}
 """Side of the square matrices whose product tells a device's speed."""
 
@@ -34,7 +37,7 @@ class Machine:
 
 def this_machine(device: torch.device, limit_bytes: int | None = None) -> Machine:
     """The device as it is now. `limit_bytes` stands for the device's memory, for plans about smaller ones."""
-    host = _available_host_bytes()
+    host = host_free_bytes()
     if limit_bytes is not None:
         return Machine(device=device, free_bytes=limit_bytes, host_free_bytes=host)
     if device.type == "cuda":
@@ -49,6 +52,11 @@ def this_machine(device: torch.device, limit_bytes: int | None = None) -> Machin
 def resident_bytes() -> int:
     """Host memory that this process holds at the moment; 0 where the system does not tell."""
     return _proc_kib(Path("/proc/self/status"), "VmRSS") * 2**10
+
+
+def base_bytes(device: torch.device) -> int:
+    """Memory of the device that a run takes before any network is read: libraries on a host, nothing on a GPU."""
+    return resident_bytes() + AT_WORK_BYTES if device.type == "cpu" else 0
 
 
 @cache
@@ -90,7 +98,7 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 
-def _available_host_bytes() -> int:
+def host_free_bytes() -> int:
     """What can be had without swapping, within the limit of a container."""
     available = _proc_kib(Path("/proc/meminfo"), "MemAvailable") * 2**10
     if not available:

@@ -26,7 +26,6 @@ COMFORT = RuntimeConfig(
     compile=False,
     tabulate=True,
     chunk_tokens=0,
-    batch_guidance=False,
     lora_mode="auto",
     decoding="streaming",
     tile=32,
@@ -68,7 +67,7 @@ class Plan:
     """How a request will run, and what that should cost."""
 
     runtime: RuntimeConfig
-    """Every setting decided."""
+    """Every setting decided, but for `batch_guidance`: where that is None, the run measures it."""
     estimator: Estimator
     base_bytes: int
     """What the process holds on the device before any network: libraries on a host, nothing on a GPU."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from daifuku.errors import NonFiniteLatent
 from daifuku.registry import Plugin
 
 Latent = Float[Tensor, "b c t h w"]
@@ -28,3 +29,14 @@ class Solver(Plugin):
     order: int
     """Halving all steps divides the error by 2 to this power."""
     run: Solve
+
+
+def finite(latents: Iterator[Latent]) -> Iterator[Latent]:
+    """The same latents. Raises NonFiniteLatent, with the step, at the first that is not a number somewhere."""
+    for index, latent in enumerate(latents, start=1):
+        if not latent.isfinite().all():
+            raise NonFiniteLatent(
+                f"the latent is NaN or infinite after step {index}, so the run stops. "
+                "Try a lower guidance_scale or dtype float32."
+            )
+        yield latent

@@ -48,8 +48,10 @@ class TextEncoder:
     result for a prompt is therefore the same whatever other prompts it comes with.
     """
 
-    def __init__(self, t5: nn.Module, tokenizer: Tokenizer, *, zero_empty: bool) -> None:
+    def __init__(self, t5: nn.Module, tokenizer: Tokenizer, *, width: int, zero_empty: bool) -> None:
+        """`width`: of the features. `zero_empty`: see `encode`."""
         self.t5 = t5
+        self.width = width
         self.tokenizer = tokenizer
         self.zero_empty = zero_empty
         self.max_tokens = min(MAX_TOKENS, tokenizer.model_max_length)
@@ -71,25 +73,24 @@ class TextEncoder:
         """Features [b, l, width] float32 and mask [b, l] of prompts, where l is the length of the longest.
 
         Warns with PromptCut about a prompt of more than `max_tokens` tokens. With `zero_empty` the prompt "" is one
-        token 0 that does not count, as in the original; otherwise it is tokenised like any other.
+        vector of zeros that does not count, as in the original, and T5 is not asked; otherwise it is a prompt like any
+        other.
         """
+        rows = [None if prompt == "" and self.zero_empty else self._features(prompt) for prompt in prompts]
         device = next(self.t5.parameters()).device
-        rows = [self._tokens(prompt) for prompt in prompts]
-        lengths = [len(ids) for ids, _ in rows]
-        mask = torch.zeros(len(rows), max(lengths), dtype=torch.bool, device=device)
-        features: list[Tensor] = []
-        for row, (ids, counts) in enumerate(rows):
-            tokens = torch.tensor([ids], device=device)
-            attended = torch.full_like(tokens, counts)
-            hidden = self.t5(input_ids=tokens, attention_mask=attended).last_hidden_state[0].float()
-            mask[row, : len(ids)] = counts
-            features.append(hidden if counts else torch.zeros_like(hidden))
+        features = [torch.zeros(1, self.width, device=device) if row is None else row for row in rows]
+        mask = torch.zeros(len(rows), max(map(len, features)), dtype=torch.bool, device=device)
+        for index, row in enumerate(rows):
+            mask[index, : 0 if row is None else len(row)] = True
         return TextCond(features=nn.utils.rnn.pad_sequence(features, batch_first=True), mask=mask)
 
-    def _tokens(self, prompt: str) -> tuple[list[int], bool]:
-        """Token ids of a prompt, and whether they count."""
-        if prompt == "" and self.zero_empty:
-            return [0], False
+    def _features(self, prompt: str) -> Float[Tensor, "l width"]:
+        """Of one prompt, alone and without padding."""
+        tokens = torch.tensor([self._tokens(prompt)], device=next(self.t5.parameters()).device)
+        return self.t5(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0].float()
+
+    def _tokens(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, as many as the model reads."""
         ids = self._ids(prompt)
         if len(ids) > self.max_tokens:
             room = self.max_tokens - 1  # the end mark keeps its place
@@ -100,7 +101,7 @@ class TextEncoder:
                 stacklevel=2,
             )
             ids = ids[:room] + ids[-1:]
-        return ids, True
+        return ids
 
 
 def load_text_encoder(
@@ -144,7 +145,7 @@ def load_text_encoder(
         if names:
             shown = ", ".join(names[:3])
             raise CheckpointError(f"{folder} does not hold a T5 encoder. {len(names)} tensors {what}: {shown}")
-    return TextEncoder(t5.to(device).eval(), tokenizer, zero_empty=zero_empty)
+    return TextEncoder(t5.to(device).eval(), tokenizer, width=t5.config.d_model, zero_empty=zero_empty)
 
 
 def import_libraries() -> None:

@@ -29,6 +29,8 @@ DTYPE_NAMES = {
 }
 """What the format calls the precisions that weights come in."""
 
+_NAMES = DTYPE_NAMES | {torch.uint8: "U8", torch.int8: "I8", torch.int32: "I32", torch.int64: "I64", torch.bool: "BOOL"}
+"""And what it calls all types that are written."""
 
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 
@@ -109,15 +111,18 @@ class Entry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
-    """Raises UnwritableOutput when the file cannot be written; then whatever was there before is still there."""
+def write_safetensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None) -> None:
+    """`metadata` is what the file says about itself.
+
+    Raises UnwritableOutput when the file cannot be written; then whatever was there before is still there.
+    """
     # Wide types first: every tensor then starts at a multiple of its own width, as memory maps need it.
     entries = sorted(entries, key=lambda entry: (-entry.dtype.itemsize, entry.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for entry in entries:
         start, end = end, end + entry.num_bytes
-        dtype, shape = DTYPE_NAMES[entry.dtype], list(entry.shape)
+        dtype, shape = _NAMES[entry.dtype], list(entry.shape)
         header[entry.name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -125,6 +130,7 @@ def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for entry in entries:
             tensor = entry.read().to(device="cpu", dtype=entry.dtype).contiguous()
+            assert tensor.shape == entry.shape, f"{entry.name} is {list(tensor.shape)}, not {list(entry.shape)}"
             file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 

@@ -20,8 +20,8 @@ def test_latents_decode_to_the_same_clip_and_record(daifuku, saved, monkeypatch)
     def never(*arguments, **options):
         raise AssertionError("only the VAE is needed")
 
-    monkeypatch.setattr("daifuku.runtime.build.open_dit", never)
-    monkeypatch.setattr("daifuku.runtime.build.load_text_encoder", never)
+    monkeypatch.setattr("daifuku.runtime.build._read_dit", never)
+    monkeypatch.setattr("daifuku.runtime.build._read_text", never)
     run = daifuku("decode", saved, "-o", "again/")
     assert (run.code, run.out) == (0, "again\n")
     assert np.array_equal(read_video("again").frames, read_video("clip").frames)

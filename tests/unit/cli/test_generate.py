@@ -208,7 +208,7 @@ def test_weights_that_give_nan_end_with_1_and_no_file(daifuku, other_model_folde
         raise NonFiniteLatent("the latent is NaN")
         yield
 
-    monkeypatch.setattr("daifuku.pipeline._finite", break_down)
+    monkeypatch.setattr("daifuku.pipeline.finite", break_down)
     run = daifuku("generate", "a ball", "--model", other_model_folder, "-o", "clip/")
     assert run.code == 1 and run.out == "" and "error: the latent is NaN" in run.err
     assert names(tmp_path) == []

@@ -1,16 +1,18 @@
 """Finding a model's networks, and where and how precisely they run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from daifuku.config import RuntimeConfig
+from daifuku.config import DiTConfig, RuntimeConfig
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.pipeline import load
-from daifuku.runtime import build
-from daifuku.runtime.build import default_dtype, find_device, load_parts
+from daifuku.request import LatentShape
+from daifuku.runtime import build, estimate
+from daifuku.runtime.build import default_dtype, find_device, load_parts, settled
 from daifuku.weights.locate import ModelFiles
 
 WEIGHTS = (
@@ -95,3 +97,15 @@ def test_a_gpu_keeps_float32_weights_and_takes_narrower_ones_as_bfloat16(
     files = ModelFiles(layout="original", root=tmp_path, transformer=(path,))
     assert default_dtype(files, torch.device("cuda")) == on_gpu
     assert default_dtype(files, torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_what_a_plan_leaves_open_is_measured_where_a_pass_is_short(wins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "batching_wins", lambda *_: wins)
+    monkeypatch.setattr(estimate, "multiply_rate", lambda device, dtype: 1e11)
+    cpu, config = torch.device("cpu"), DiTConfig(num_heads=2, head_dim=16, text_width=16, video_mlp_width=32)
+    short, long = (LatentShape.from_pixels(7, side, side) for side in (32, 2048))
+    run = RuntimeConfig(kernel="sdpa")
+    assert settled(run, config, short, cpu).batch_guidance is wins
+    assert settled(run, config, long, cpu).batch_guidance is False
+    assert settled(replace(run, batch_guidance=True), config, long, cpu).batch_guidance is True

@@ -13,7 +13,7 @@ from torch import Tensor
 from daifuku.config import DiTConfig
 from daifuku.model.attention import Lengths, matmul, sdpa
 from daifuku.model.dit import AsymmDiT
-from daifuku.runtime import kernels
+from daifuku.runtime import kernels, measured
 from daifuku.runtime.kernels import Attention, AttentionShape, each_alone, fastest, set_kernel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -47,7 +47,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
         fakes = {each.name: replace(each, kernel=played(each.name)) for each in plugins}
         monkeypatch.setattr(kernels, "load_all", lambda package, kind: fakes)
-        monkeypatch.setattr(kernels, "perf_counter", lambda: now)
+        monkeypatch.setattr(measured, "perf_counter", lambda: now)
         return calls
 
     return put
@@ -77,13 +77,13 @@ def test_each_shape_is_measured_for_itself_but_similar_lengths_share(play: Play,
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '{"a": 1}', "\x00"])
 def test_a_damaged_memory_is_ignored_and_rewritten(play: Play, tmp_path: Path, damaged: str) -> None:
     play(plugin("slow"), plugin("quick"), slow=9, quick=2)
-    (tmp_path / kernels.MEMORY_FILE).write_text(damaged)
+    (tmp_path / measured.MEMORY_FILE).write_text(damaged)
     assert fastest(SHAPE, tmp_path).name == "quick"
     assert any(entry == {"slow": 0.009, "quick": 0.002} for entry in rounded(tmp_path))
 
 
 def rounded(folder: Path) -> list[dict[str, float]]:
-    memory = json.loads((folder / kernels.MEMORY_FILE).read_text())
+    memory = json.loads((folder / measured.MEMORY_FILE).read_text())
     return [{k: round(v, 6) for k, v in entry.items()} for entry in memory.values() if isinstance(entry, dict)]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from daifuku.config import DecoderConfig, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest, NotEnoughMemory
-from daifuku.request import GenerateRequest
+from daifuku.request import GenerateRequest, LatentShape
 from daifuku.runtime import estimate
 from daifuku.runtime.estimate import Estimator, ModelSizes, Workload
 from daifuku.runtime.machine import Machine
@@ -52,9 +52,28 @@ def test_networks_leave_the_device_as_far_as_they_must(gib: int, residency: str)
     assert planner(gib).choose().runtime.residency == residency
 
 
-def test_a_plan_settles_every_setting() -> None:
+def test_a_plan_settles_every_setting_but_the_one_that_is_measured() -> None:
     runtime = planner(16).choose().runtime
-    assert all(getattr(runtime, each.name) is not None for each in fields(RuntimeConfig))
+    assert [each.name for each in fields(RuntimeConfig) if getattr(runtime, each.name) is None] == ["batch_guidance"]
+
+
+@pytest.mark.parametrize(("side", "may_batch"), [(64, True), (480, False)])
+def test_only_where_a_pass_is_short_there_is_room_for_both_captions(side: int, may_batch: bool) -> None:
+    work = Workload(shape=LatentShape.from_pixels(7, side, side), num_captions=2, num_sigmas=2)
+    made = planner(80)
+    made = replace(made, estimator=replace(made.estimator, work=work))
+    apart, together, left_open = (
+        made.evaluate(RuntimeConfig(batch_guidance=way)).stages[1].activation_bytes for way in (False, True, None)
+    )
+    assert left_open == (together if may_batch else apart) and apart < together
+
+
+def test_on_a_host_small_tensors_take_more_than_their_size() -> None:
+    """The heap keeps what is free between its blocks."""
+    host, card = (
+        planner(80, device=device, num_frames=7).evaluate(RuntimeConfig()).stages[0] for device in ("cpu", "cuda")
+    )
+    assert host.activation_bytes == 2 * card.activation_bytes
 
 
 def test_what_is_wanted_is_kept() -> None:

@@ -103,7 +103,7 @@ def test_a_longer_prompt_loses_its_tail_with_a_warning(load: Callable[[bool], Te
 def test_a_tokenizer_may_set_a_shorter_limit(load: Callable[[bool], TextEncoder]):
     encoder = load(False)
     encoder.tokenizer.model_max_length = 4
-    short = TextEncoder(encoder.t5, encoder.tokenizer, zero_empty=False)
+    short = TextEncoder(encoder.t5, encoder.tokenizer, width=encoder.width, zero_empty=False)
     with pytest.warns(PromptCut, match="has 5 tokens and the model reads 4; this was cut: 'ball'"):
         assert short.encode([PROMPT]).mask.sum() == 4
 
