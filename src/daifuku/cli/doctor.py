@@ -21,7 +21,7 @@ from daifuku.request import SOLVERS
 from daifuku.version import VERSION
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "av", "numpy")
-PUBLISHED = ("genmo/mochi-1-preview", "google/t5-v1_1-xxl")
+PUBLISHED = ("genmo/mochi-1-preview",)
 BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 GIB = 2**30
 

@@ -1,23 +1,21 @@
 """daifuku info: what a model or a LoRA consists of, without reading the weights of a model."""
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daifuku.cli.flags import Json, Revision, Variant
 from daifuku.cli.lora_page import describe_lora, lora_page
-from daifuku.errors import CheckpointError, ModelNotFound
+from daifuku.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from daifuku.weights.locate import ModelFiles
 
 PARTS = ("transformer", "vae", "text")
+NAMES = {"dit": "transformer", "encoder": "vae encoder", "decoder": "vae decoder", "text": "text encoder"}
 TEXT_SIZES = ("num_layers", "num_heads", "d_model", "d_ff", "vocab_size")
 
 
@@ -26,10 +24,12 @@ class Part:
     """One network of a model, as its files describe it."""
 
     name: str
+    found: str
+    """What it is, whose names its tensors have, and how they are encoded."""
     parameters: int
     tensors: int
     dtypes: Mapping[str, int]
-    """Parameters by the precision they are stored in."""
+    """Parameters by the way they are stored."""
     sizes: Mapping[str, Any]
 
 
@@ -106,43 +106,35 @@ def describe(model: str | None, *, revision: str | None, variant: str | None) ->
 
 def _parts(name: str, files: "ModelFiles") -> Iterator[Part]:
     """The networks of a located part. Building them on the meta device checks their tensors and tells their sizes."""
-    from daifuku.weights.load import load_dit, load_vae
+    from daifuku.weights.contents import contents
+    from daifuku.weights.load import load_dit, load_vae, text_shapes
+    from daifuku.weights.sizes import t5_sizes
+    from daifuku.weights.tensors import TensorFiles
 
     if name == "transformer":
-        yield _part(name, files.transformer, asdict(load_dit(files, device="meta").config))
+        paths, sizes = files.transformer, {"dit": asdict(load_dit(files, device="meta").config)}
     elif name == "vae":
         vae = load_vae(files, device="meta")
-        for half, network in (("encoder", vae.encoder), ("decoder", vae.decoder)):
-            if network is not None:
-                # The diffusers layout keeps both halves in one file, the original each in its own.
-                its_own = [path for path in files.vae if path.stem == half]
-                prefix = f"{half}." if files.layout == "diffusers" else ""
-                yield _part(f"vae {half}", its_own or files.vae, asdict(network.config), prefix)
+        halves = {"encoder": vae.encoder, "decoder": vae.decoder}
+        paths = files.vae
+        sizes = {half: asdict(network.config) for half, network in halves.items() if network is not None}
+    elif files.text_encoder is None:
+        paths, sizes = files.text_weights, {"text": t5_sizes(text_shapes(files.text_weights))}
     else:
-        assert files.text_encoder is not None, "the text encoder was located"
         config = json.loads((files.text_encoder / "config.json").read_text("utf-8"))
-        yield _part("text encoder", files.text_weights, {key: config[key] for key in TEXT_SIZES if key in config})
-
-
-def _part(name: str, paths: Sequence[Path], sizes: Mapping[str, Any], prefix: str = "") -> Part:
-    """Counts what the headers of the files list."""
-    from safetensors import SafetensorError, safe_open
-
-    dtypes: Counter[str] = Counter()
-    num_tensors = 0
-    for path in paths:
-        if path.suffix != ".safetensors":
-            continue  # a pickle has no header
-        try:
-            with safe_open(path, "pt") as file:
-                for key in list(file.keys()):
-                    if key.startswith(prefix):
-                        stored = file.get_slice(key)
-                        dtypes[stored.get_dtype()] += prod(stored.get_shape())
-                        num_tensors += 1
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error}); download or copy it again.") from error
-    return Part(name=name, parameters=sum(dtypes.values()), tensors=num_tensors, dtypes=dict(dtypes), sizes=sizes)
+        paths, sizes = files.text_weights, {"text": {key: config[key] for key in TEXT_SIZES if key in config}}
+    # In the original layout each half of a VAE has a file of its own, with names that mean another thing in the other.
+    together = [paths] if files.layout == "diffusers" else [(path,) for path in paths]
+    for content in (each for some in together for each in contents(TensorFiles(some))):
+        if content.part in sizes:
+            yield Part(
+                name=NAMES[content.part],
+                found=str(content),
+                parameters=sum(content.counts.values()),
+                tensors=content.num_tensors,
+                dtypes=content.counts,
+                sizes=sizes[content.part],
+            )
 
 
 def _page(found: Description) -> str:
@@ -152,6 +144,7 @@ def _page(found: Description) -> str:
     for part in found.parts:
         dtypes = ", ".join(f"{name} {count:,}" for name, count in part.dtypes.items())
         lines += ["", f"{part.name}: {part.parameters:,} parameters in {part.tensors} tensors ({dtypes})"]
+        lines += [f"  {'found':<18} {part.found}"]
         lines += [f"  {name:<18} {_value(value)}" for name, value in part.sizes.items()]
     for part, reason in found.missing.items():
         lines += ["", f"{part}: missing; {reason}"]

@@ -312,9 +312,6 @@ def _build_text(shapes: Shapes) -> nn.Module:
 
 def _num_parameters(paths: Sequence[Path]) -> int:
     """Of a T5 encoder: what is not its own, such as the decoder of a whole T5, is not read."""
-    if any(path.suffix == ".bin" for path in paths):
-        # PyTorch's own format has no header to look at. The published one holds float32.
-        return sum(path.stat().st_size // 4 for path in paths)
     return sum(map(math.prod, text_shapes(paths).values()))
 
 

@@ -22,8 +22,14 @@ class Content:
     """What the names of its tensors begin with."""
     names: Mapping[str, str]
     """The names of its tensors without that, and as they are."""
-    encodings: tuple[str, ...]
-    """What its numbers are encoded as, most first."""
+    num_tensors: int
+    counts: Mapping[str, int]
+    """How many of its numbers are encoded as what, most first."""
+
+    @property
+    def encodings(self) -> list[str]:
+        """What nearly all of its numbers are encoded as."""
+        return [words for words, count in self.counts.items() if count >= SHARE_SHOWN * sum(self.counts.values())]
 
     def of(self, files: TensorFiles) -> TensorFiles:
         """Its tensors alone, by their names without the prefix."""
@@ -42,11 +48,18 @@ def contents(files: TensorFiles) -> tuple[Content, ...]:
     for one in found:
         names = under(files.shapes, one, found)
         counts: Counter[str] = Counter()
-        for name in of_part(names, one.part, one.naming):
+        its_own = of_part(names, one.part, one.naming)
+        for name in its_own:
             tensor = files.tensors[names[name]]
             counts[tensor.words] += prod(tensor.shape)
-        shown = [words for words, count in counts.most_common() if count >= SHARE_SHOWN * counts.total()]
-        content = Content(part=one.part, naming=one.naming, prefix=one.prefix, names=names, encodings=tuple(shown))
+        content = Content(
+            part=one.part,
+            naming=one.naming,
+            prefix=one.prefix,
+            names=names,
+            num_tensors=len(its_own),
+            counts=dict(counts.most_common()),
+        )
         parts.append(content)
     return tuple(parts)
 

@@ -10,6 +10,7 @@ from typing import Any
 from daifuku.config import MOCHI_STATS, LatentStats
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.weights import hub
+from daifuku.weights.files import check_shards, refuse_pickle
 from daifuku.weights.loose import LooseFiles, loose_files, loose_tokenizer, parts_of
 from daifuku.weights.names import PART_NAMES, Layout, Naming, Part
 
@@ -25,8 +26,12 @@ INSIDE: dict[str, tuple[Part, ...]] = {"transformer": ("dit",), "vae": ("encoder
 
 ORIGINAL_FILES = {"transformer": ("dit.safetensors",), "vae": ("encoder.safetensors", "decoder.safetensors")}
 
-TEXT_MODEL = "google/t5-v1_1-xxl"
-"""The text encoder of the published model; the original layout comes without it."""
+TEXT_MODEL = "genmo/mochi-1-preview"
+"""Where the text encoder and tokenizer of the published model are; the original layout comes without them."""
+
+MAX_JSON_BYTES = 16 * 2**20
+
+TEXT_DOWNLOAD = "daifuku download mochi --only text"
 
 SMALL_FILES = ("model_index.json", "generation_config.json", "*/config.json", "*.index*.json", "tokenizer/*")
 
@@ -262,12 +267,12 @@ def _text_files(root: Path, variant: str | None) -> _TextFiles:
     if not weights and (loose := loose_files(root, known).files("text")):
         return _loose_text(root, loose)
     if not folder.is_dir():
-        folder = _cached_text_encoder(root)
-        root = folder
+        root = _cached_text_encoder(root)
+        folder = root / FOLDERS["text"]
         weights, choice = _find_weights(folder, STEMS["text"], variant)
     if not weights:
         raise ModelNotFound(f"there are no weights of the text encoder in {folder}")
-    tokenizer = root / "tokenizer" if folder != root else root
+    tokenizer = root / "tokenizer"
     if not tokenizer.is_dir():
         found = loose_tokenizer(root)
         if found is None:
@@ -281,7 +286,7 @@ def _loose_text(root: Path, weights: tuple[Path, ...]) -> _TextFiles:
     found = root / "tokenizer" if (root / "tokenizer").is_dir() else loose_tokenizer(root)
     if found is None:
         try:
-            found = hub.download(TEXT_MODEL, None, ("*.json", "*.model"), cached_only=True)
+            found = hub.download(TEXT_MODEL, None, ("tokenizer/*",), cached_only=True) / "tokenizer"
         except ModelNotFound as error:
             raise ModelNotFound(
                 f"the T5 in {weights[0]} needs its tokenizer: put the folder tokenizer/ or the file spiece.model or "
@@ -292,12 +297,16 @@ def _loose_text(root: Path, weights: tuple[Path, ...]) -> _TextFiles:
 
 def _cached_text_encoder(root: Path) -> Path:
     try:
-        return hub.download(TEXT_MODEL, None, ("*.json", "*.model", "*.safetensors", "*.bin"), cached_only=True)
+        cached = hub.download(TEXT_MODEL, None, (f"{FOLDERS['text']}/*", "tokenizer/*"), cached_only=True)
+        if (cached / FOLDERS["text"]).is_dir():
+            return cached
+        reason = f"the hub's cache has {TEXT_MODEL} without it"
     except ModelNotFound as error:
-        raise ModelNotFound(
-            f"there is no text encoder: {root} has no folders text_encoder/ and tokenizer/, no file holds a T5, "
-            f"and {error}"
-        ) from error
+        reason = str(error)
+    raise ModelNotFound(
+        f"there is no text encoder: {root} has no folders text_encoder/ and tokenizer/, no file holds a T5, "
+        f"and {reason}. Where there is a network: {TEXT_DOWNLOAD}"
+    )
 
 
 def _find_weights(folder: Path, stem: str, variant: str | None) -> tuple[tuple[Path, ...], str | None]:
@@ -326,7 +335,7 @@ def _weight_names(folder: Path, stem: str, variant: str | None) -> list[str]:
         if (folder / index).is_file():
             return _shards(folder / index)
     if (folder / "pytorch_model.bin").is_file() and not (folder / single).is_file() and variant is None:
-        return ["pytorch_model.bin"]
+        refuse_pickle(folder / "pytorch_model.bin")
     return [single]
 
 
@@ -334,10 +343,8 @@ def _shards(index: Path) -> list[str]:
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} lists no weight files (it has no weight_map); download or copy it again")
-    shards = sorted(set(names.values()))
-    if outside := [name for name in shards if Path(name).name != name]:
-        raise CheckpointError(f"{index} lists a file outside its folder: {outside[0]}")
-    return shards
+    check_shards(index, list(names.values()))
+    return sorted(set(names.values()))
 
 
 def _what_is_there(root: Path, wanted: frozenset[str]) -> str:
@@ -366,8 +373,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON ({error}); download or copy it again") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} should hold a JSON object, not {type(found).__name__}")

@@ -23,7 +23,7 @@ def test_info_counts_what_is_in_the_files(daifuku, model_folder):
         assert sum(parts[name]["tensors"] for name in names) == len(tensors)
         assert sum(parts[name]["parameters"] for name in names) == sum(tensor.numel() for tensor in tensors.values())
         assert found["files"][str(path)] == path.stat().st_size
-    assert parts["transformer"]["dtypes"] == {"F32": parts["transformer"]["parameters"]}
+    assert parts["transformer"]["dtypes"] == {"float32": parts["transformer"]["parameters"]}
     assert parts["transformer"]["sizes"]["num_blocks"] == 2
     assert (found["layout"], found["defaults"]["num_frames"]) == ("diffusers", 7)
     assert found["missing"] == {} and len(found["identity"]) == 16
@@ -31,7 +31,7 @@ def test_info_counts_what_is_in_the_files(daifuku, model_folder):
 
 def test_info_reads_well(daifuku, model_folder):
     run = daifuku("info", model_folder)
-    assert run.code == 0 and "transformer: 55,800 parameters in 59 tensors (F32 55,800)" in run.out
+    assert run.code == 0 and "transformer: 55,800 parameters in 59 tensors (float32 55,800)" in run.out
 
 
 def test_info_tells_which_parts_are_missing(daifuku, golden_folder):

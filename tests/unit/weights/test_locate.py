@@ -155,13 +155,24 @@ def test_an_original_folder_takes_the_text_encoder_beside_it(tmp_path: Path):
 def test_an_original_folder_takes_the_text_encoder_of_the_hubs_cache(tmp_path: Path, offline_cache: Path):
     write(tmp_path / "dit.safetensors")
     write(tmp_path / "decoder.safetensors")
-    with pytest.raises(ModelNotFound, match=r"no folders text_encoder/ and tokenizer/.*hf download google/t5-v1_1-xxl"):
+    with pytest.raises(ModelNotFound, match=r"no folders text_encoder/ and tokenizer/.*download mochi --only text"):
         locate(tmp_path)
-    snapshot = cached_snapshot(offline_cache, "google/t5-v1_1-xxl")
-    write(snapshot / "pytorch_model.bin")
+    snapshot = cached_snapshot(offline_cache, "genmo/mochi-1-preview")
+    write(snapshot / "dit.safetensors")
+    with pytest.raises(ModelNotFound, match=r"has genmo/mochi-1-preview without it.*download mochi --only text"):
+        locate(tmp_path)
+    write(snapshot / "text_encoder" / "model.safetensors")
+    write(snapshot / "tokenizer" / "spiece.model")
     files = locate(tmp_path)
-    assert files.text_encoder == files.tokenizer == snapshot
-    assert names(files)["text"] == ["pytorch_model.bin"]
+    assert (files.text_encoder, files.tokenizer) == (snapshot / "text_encoder", snapshot / "tokenizer")
+    assert names(files)["text"] == ["model.safetensors"]
+
+
+def test_a_pickled_text_encoder_is_refused_with_the_way_out(tmp_path: Path):
+    for name in ("dit.safetensors", "decoder.safetensors", "text_encoder/pytorch_model.bin", "tokenizer/spiece.model"):
+        write(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle.*\.safetensors"):
+        locate(tmp_path)
 
 
 def test_only_the_parts_that_are_asked_for_must_be_there(tmp_path: Path):

@@ -200,7 +200,7 @@ def test_a_t5_without_tokenizer_says_what_to_put_where(parts: Path, monkeypatch:
 
     monkeypatch.setattr(hub, "download", nothing)
     (parts / "tokenizer.json").unlink()
-    with pytest.raises(ModelNotFound, match=r"spiece\.model or tokenizer\.json of google/t5-v1_1-xxl into .*models"):
+    with pytest.raises(ModelNotFound, match=r"spiece\.model or tokenizer\.json of genmo/mochi-1-preview into .*models"):
         locate(parts)
 
 
