@@ -156,6 +156,11 @@ class RuntimeConfig:
         str, "The same for the text encoder's weights.", "none", STORED, plugins=QUANTISERS
     )
     text_on: str | None = _setting(str, "Encode text on the device or, more slowly, on the host.", "device", "host")
+    remember_text: bool | None = _setting(
+        bool,
+        "Keep the features of prompts in the cache folder, so that the same prompt with another seed needs no text "
+        "encoder. Exact.",
+    )
     kernel: str | None = _setting(
         str, "Attention kernel; auto measures which is the fastest here.", "auto", plugins=ATTENTION_KERNELS
     )

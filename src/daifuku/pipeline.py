@@ -24,6 +24,7 @@ from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.request import SOLVERS, GenerateRequest, LatentShape, Number, ResolvedRequest
 from daifuku.runtime.adapters import Adapters, live, merging, read_adapters
 from daifuku.runtime.build import ModelInfo, Parts, as_stored, load_parts, settled
+from daifuku.runtime.captions import encode_prompts
 from daifuku.runtime.checkpoint import Start, copied
 from daifuku.runtime.decoding import pixel_chunks
 from daifuku.runtime.estimate import Estimator, Workload
@@ -125,9 +126,12 @@ class Pipeline:
 
     def planner(self, request: ResolvedRequest) -> Planner:
         """Makes plans for a request: how it would run here, and what that costs. Reads no weights."""
-        if self.parts.device.type == "cpu":
+        memory = self.parts.remembered(filled(self.runtime, self._comfort))
+        knows_text = memory is not None and all(map(memory.get, request.captions))
+        if self.parts.device.type == "cpu" and not knows_text:
             import_libraries()
-        return self._planner(Workload.of(request, registry.load(SOLVERS, request.solver, Solver).order))
+        order = registry.load(SOLVERS, request.solver, Solver).order
+        return self._planner(Workload.of(request, order, knows_text=knows_text))
 
     def run(
         self,
@@ -263,21 +267,16 @@ class Pipeline:
 
     def _encode(self, request: ResolvedRequest, run: RuntimeConfig) -> tuple[TextReady, Caption, Caption | None]:
         """The prompt, and the negative prompt where any step listens to it."""
-        prompts = [request.prompt]
-        if any(scale != 1 for scale in request.guidance_scales):
-            prompts.append(request.negative_prompt)
-        with self.parts.reading_ahead(), self._lender.stage("text", self.parts.text, run) as text:
-            started = perf_counter()
-            with torch.inference_mode():
-                prompt, *negative = (Caption(one.features, one.mask) for one in (text.encode([p]) for p in prompts))
-            num_tokens = text.count_tokens(request.prompt)
-            ready = TextReady(
-                num_tokens=num_tokens,
-                max_tokens=text.max_tokens,
-                cut_text=text.cut_text(request.prompt),
-                seconds=perf_counter() - started,
-            )
-        return ready, prompt, negative[0] if negative else None
+        started, lend = perf_counter(), partial(self._lender.stage, "text", self.parts.text, run)
+        with self.parts.reading_ahead():
+            prompt, *negative = encode_prompts(request.captions, self.parts.remembered(run), lend)
+        ready = TextReady(
+            num_tokens=prompt.num_tokens,
+            max_tokens=prompt.max_tokens,
+            cut_text=prompt.cut_text,
+            seconds=perf_counter() - started,
+        )
+        return ready, prompt.caption, negative[0].caption if negative else None
 
     def _denoise(self, made: _Made, run: RuntimeConfig) -> Iterator[Step]:
         request, device = made.request, self.parts.device
@@ -344,10 +343,13 @@ class Pipeline:
         machine = this_machine(self.parts.device, self._memory_bytes)
         if self._base_bytes is None:
             self._base_bytes = base_bytes(self.parts.device)
-        own = RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch."))
-        comfort = filled(own, as_stored(self.parts.sizes()), COMFORT)
         estimator = Estimator(sizes=self.parts.sizes(), work=work, machine=machine)
-        return Planner(estimator=estimator, comfort=comfort, wanted=self.runtime, base_bytes=self._base_bytes)
+        return Planner(estimator=estimator, comfort=self._comfort, wanted=self.runtime, base_bytes=self._base_bytes)
+
+    @property
+    def _comfort(self) -> RuntimeConfig:
+        own = RuntimeConfig(dtype=str(self.parts.dtype).removeprefix("torch."))
+        return filled(own, as_stored(self.parts.sizes()), COMFORT)
 
     def _plan_vae(self, shape: LatentShape) -> RuntimeConfig:
         """How the VAE alone runs."""

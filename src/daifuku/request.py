@@ -188,6 +188,12 @@ class ResolvedRequest(GenerateRequest):
         return one if isinstance(one, tuple) else (one,) * self.num_inference_steps
 
     @property
+    def captions(self) -> tuple[str, ...]:
+        """The prompt, and the negative prompt where any step listens to it."""
+        guided = any(scale != 1 for scale in self.guidance_scales)
+        return (self.prompt, self.negative_prompt) if guided else (self.prompt,)
+
+    @property
     def latent_shape(self) -> "LatentShape":
         return LatentShape.from_pixels(self.num_frames, self.height, self.width)
 

@@ -7,6 +7,7 @@ from daifuku.bench.case import Case, Side
 from daifuku.bench.compare import (
     DIFFUSERS,
     OURS,
+    OURS_AGAIN,
     PEER,
     commands,
     decode,
@@ -48,6 +49,7 @@ CPU = (
         "the built-in clip, from the command to the file",
         (DIFFUSERS, clip.diffusers, PEER),
         (OURS, clip.ours, ready),
+        (OURS_AGAIN, partial(clip.ours, remember_text=True), ready),
         rounds=5,
     ),
     Case(

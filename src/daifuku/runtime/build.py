@@ -23,6 +23,7 @@ from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
 from daifuku.runtime.adapters import merged_tensors
 from daifuku.runtime.batching import batching_wins
+from daifuku.runtime.captions import CaptionMemory, captions_depend_on
 from daifuku.runtime.chunked import chunk_tokens
 from daifuku.runtime.estimate import ModelSizes, may_batch
 from daifuku.runtime.kernels import Attention, AttentionShape, fastest, set_kernel
@@ -84,6 +85,8 @@ class Parts:
     read: Callable[[RuntimeConfig, str], Tensor]
     """A single tensor of the transformer, by its name."""
     sizes: Callable[[], ModelSizes]
+    remembered: Callable[[RuntimeConfig], CaptionMemory | None] = lambda _: None
+    """Captions of earlier runs, where they may be kept."""
     reading_ahead: Callable[[], AbstractContextManager[None]] = nullcontext
     """Fetches from disk what comes after the text encoder, while a block lasts."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -134,6 +137,11 @@ def load_parts(
     def opened(dtype: str) -> Unread[AsymmDiT]:
         return open_dit(files, dtype=dtype, device=compute)
 
+    def remembered(run: RuntimeConfig) -> CaptionMemory | None:
+        if not run.remember_text:
+            return None
+        return CaptionMemory(cache_folder() / "captions", captions_depend_on(identity(), run, compute))
+
     def learnt() -> Path:
         return cache_folder() / "latent_rgb" / f"{identity()}.json"
 
@@ -142,6 +150,7 @@ def load_parts(
         dit=partial(_read_dit, files, compute, notices),
         read=lambda run, name: opened(run.dtype or "float32").read(name)[name],
         vae=partial(_read_vae, files),
+        remembered=remembered,
         reading_ahead=lambda: reading_ahead((*files.transformer, *files.vae), host_free_bytes() // 2),
         sizes=cache(lambda: _sizes(files)),
         device=compute,

@@ -66,16 +66,18 @@ class Workload:
     """1 without a negative prompt, else 2."""
     num_sigmas: int
     """Noise levels at which the transformer is asked."""
+    knows_text: bool = False
+    """Whether all captions are remembered, so that no text encoder is read."""
     caches_steps: bool = False
     """Whether a step cache remembers video tokens, twice for each caption."""
 
     @classmethod
-    def of(cls, request: ResolvedRequest, solver_order: int) -> "Workload":
+    def of(cls, request: ResolvedRequest, solver_order: int, *, knows_text: bool = False) -> "Workload":
         """A solver asks once per step and order."""
-        guided = any(scale != 1 for scale in request.guidance_scales)
         return cls(
             shape=request.latent_shape,
-            num_captions=2 if guided else 1,
+            num_captions=len(request.captions),
+            knows_text=knows_text,
             num_sigmas=request.num_inference_steps * solver_order,
             caches_steps=request.step_cache != NO_STEP_CACHE,
         )
@@ -118,6 +120,8 @@ class Estimator:
 
     def text(self, run: RuntimeConfig) -> StageEstimate:
         """Every caption alone, at its own length; so short that its activations hardly count."""
+        if self.work.knows_text:
+            return StageEstimate(name="text", weight_bytes=0, activation_bytes=0, host_bytes=0, seconds=0.0)
         dtype = as_dtype(_given(run.text_dtype))
         stored = int(self.sizes.text_parameters * _bytes_per_weight(run.quantise_text, dtype, self.sizes.text_bits))
         on_host = run.text_on == "host" and not self.machine.is_host
@@ -250,8 +254,9 @@ def block_footprint(
 
 def may_batch(config: DiTConfig, shape: LatentShape, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a pass is so short that it is worth trying to send both captions through together."""
-    # Beside the video a caption hardly counts.
-    flops = block_footprint(config, shape, 1, 1, dtype, 0).flops
+    # Roughly, and without a closer look, which would take longer than most such runs: a caption hardly counts.
+    weights, tokens = dit_parameters(config).blocks / config.num_blocks, shape.num_tokens
+    flops = 2 * weights * tokens + 4 * tokens**2 * config.video_width
     return flops < BATCHED_BELOW_S * multiply_rate(device, dtype)
 
 

@@ -22,6 +22,7 @@ COMFORT = RuntimeConfig(
     text_dtype="float32",
     quantise_text="none",
     text_on="device",
+    remember_text=True,
     kernel="auto",
     compile=False,
     tabulate=True,

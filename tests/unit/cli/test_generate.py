@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from daifuku.cli.preview import PreviewPicture
-from daifuku.errors import NonFiniteLatent
+from daifuku.errors import InvalidRequest, NonFiniteLatent
 from daifuku.events import Preview
 from daifuku.media.read import read_metadata, read_video
 from daifuku.request import GenerateRequest
@@ -412,3 +412,17 @@ def test_an_approximate_way_of_running_tells_its_measured_error(daifuku, model_f
 def test_a_way_of_running_that_is_not_there_is_refused(daifuku, model_folder, tmp_path):
     run = daifuku("generate", "a ball", "--model", model_folder, "--kernel", "flash_attn", "-o", "clip.gif")
     assert run.code == 2 and "flash_attn" in run.err and "auto" in run.err and names(tmp_path) == []
+
+
+def test_the_same_prompt_with_another_seed_needs_no_text_encoder(daifuku, model_folder, monkeypatch):
+    make = ("generate", "a ball that nobody asked for", "--model", model_folder)
+    assert daifuku(*make, "--seed", 1, "-o", "first/").code == 0
+
+    def never(*arguments, **options):
+        raise InvalidRequest("the text encoder was read")
+
+    monkeypatch.setattr("daifuku.runtime.build._read_text", never)
+    assert daifuku(*make, "--seed", 1, "-o", "again/").code == 0
+    assert np.array_equal(read_video("first").frames, read_video("again").frames)
+    assert daifuku(*make, "--seed", 2).code == 0
+    assert "text encoder was read" in daifuku(*make, "--seed", 2, "--no-remember-text").err
