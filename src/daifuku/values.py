@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from pathlib import PurePath
 from typing import Any
 
 from daifuku.errors import InvalidRequest
@@ -63,6 +64,8 @@ def as_loras(name: str, value: Any) -> Loras:
 
 def _split(value: Any) -> tuple[Any, Any]:
     """File and strength; None for a file where neither can be told."""
+    if isinstance(value, PurePath):
+        return str(value), 1.0
     if isinstance(value, str):
         # A colon may belong to the path, as on Windows.
         path, _, last = value.rpartition(":")
@@ -73,7 +76,7 @@ def _split(value: Any) -> tuple[Any, Any]:
     if isinstance(value, Mapping) and value.keys() <= {"path", "strength"}:
         return value.get("path"), value.get("strength", 1.0)
     if isinstance(value, list | tuple) and len(value) == 2:
-        return value[0], value[1]
+        return str(value[0]) if isinstance(value[0], PurePath) else value[0], value[1]
     return None, 1.0
 
 

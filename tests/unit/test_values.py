@@ -1,5 +1,6 @@
 """Values as users write them."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from daifuku.values import as_loras
         ([r"C:\loras\style.safetensors:.5"], ((r"C:\loras\style.safetensors", 0.5),)),
         (["12:30:0.5"], (("12:30", 0.5),)),
         ([":0.5"], ((":0.5", 1.0),)),
+        ([PurePosixPath("a/b"), (PurePosixPath("c"), 0.5)], (("a/b", 1.0), ("c", 0.5))),
     ],
 )
 def test_every_spelling_of_loras_is_understood(written: Any, meant: Any) -> None:

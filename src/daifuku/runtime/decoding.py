@@ -11,6 +11,7 @@ from torch import Tensor
 from daifuku.config import RuntimeConfig
 from daifuku.errors import NonFiniteLatent
 from daifuku.model.vae.decoder import Decoder
+from daifuku.runtime.machine import trim_heap
 from daifuku.runtime.tiling import tiled_chunks
 
 
@@ -25,6 +26,8 @@ def pixel_chunks(
             )
         shades = ((rgb[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
         yield rearrange(shades, "colour n height width -> n height width colour").cpu().contiguous().numpy()
+        # Between two pieces the heap is nearly empty, and what it would keep grows with every piece.
+        trim_heap()
 
 
 def _chunks(decoder: Decoder, latent: Tensor, run: RuntimeConfig) -> Iterator[Tensor]:

@@ -1,7 +1,9 @@
 """What the machine has: free memory, and how fast it multiplies."""
 
+import ctypes
 import gc
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,9 +85,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
+def trim_heap() -> None:
+    """Gives what is free between the blocks of the heap back to the system, where its C library can do that (glibc)."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
 def free_caches() -> None:
     """Gives back what nothing refers to any more."""
     gc.collect()
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

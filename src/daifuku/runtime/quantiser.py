@@ -18,12 +18,7 @@ from daifuku import registry
 from daifuku.config import QUANTISERS
 from daifuku.errors import InvalidRequest
 from daifuku.registry import Plugin
-
-IN_A_BLOCK = re.compile(r"(^|\.)blocks?\.\d+\.")
-"""Names of the layers that repeat: nearly all weights are theirs."""
-
-KEPT = ".wo"
-"""How the one layer of a T5 block is called that stays as it is: its inputs are far larger than all others."""
+from daifuku.weights.unread import is_large
 
 SEES_VIDEO = re.compile(r"video_(qkv|out|mlp\.up|mlp\.down)$")
 """Names of the layers that every video token passes, where the time goes. Others see a caption or a single vector."""
@@ -112,6 +107,7 @@ def quantise(model: nn.Module, name: str, *, device: torch.device | None = None)
     errors = {layer: _replace(model, layer, quantiser, device) for layer in names}
     if device is not None:
         model.to(device)
+    _leave_files(model)
     worst = max(errors, key=lambda layer: errors[layer])
     return QuantisationReport(
         quantiser=name,
@@ -129,11 +125,6 @@ def large_layers(model: nn.Module) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and is_large(name)]
 
 
-def is_large(name: str) -> bool:
-    """Whether a linear layer of that name is quantised."""
-    return IN_A_BLOCK.search(name) is not None and not name.endswith(KEPT)
-
-
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of all tensors of a network, quantised or not."""
     # Tied weights stand under several names and lie in memory once.
@@ -148,6 +139,26 @@ def _replace(model: nn.Module, name: str, quantiser: Quantiser, device: torch.de
     packed = quantiser.pack_layer(name, layer.to(device))
     model.set_submodule(name, packed)
     return _relative_error(packed.dequantised(layer.weight.dtype), layer.weight)
+
+
+def _leave_files(model: nn.Module) -> None:
+    """Copies what was not quantised: one tensor that is a view of a file would keep all of the file's map in memory."""
+    state = model.state_dict(keep_vars=True)
+    rest = {
+        name: tensor for name, tensor in state.items() if tensor.device.type == "cpu" and not _is_packed(model, name)
+    }
+    copies: dict[int, Tensor] = {}
+    for name, tensor in rest.items():
+        # Tied weights stand under several names and stay one.
+        if id(tensor) not in copies:
+            copy = tensor.detach().clone()
+            copies[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+        model.load_state_dict({name: copies[id(tensor)]}, strict=False, assign=True)
+
+
+def _is_packed(model: nn.Module, name: str) -> bool:
+    parent, _, own = name.rpartition(".")
+    return own != "bias" and isinstance(model.get_submodule(parent), QuantisedLinear)
 
 
 def _relative_error(found: Float[Tensor, "rows cols"], exact: Float[Tensor, "rows cols"]) -> float:

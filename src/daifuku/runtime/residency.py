@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from daifuku.config import RuntimeConfig
 from daifuku.model.block import AsymmBlock
 from daifuku.model.dit import AsymmDiT
+from daifuku.runtime.machine import trim_heap
 from daifuku.text import TextEncoder
 
 T = TypeVar("T")
@@ -83,6 +84,8 @@ class Lender:
         Another way of running starts from the files again; so does this network where `weights`, which tells what was
         merged into it, is another than before.
         """
+        # What the stage before left in pieces would add to what this one takes.
+        trim_heap()
         if name == "text" and run.text_on == "host":
             return Alone(torch.device("cpu")).stage(name, partial(read, run))
         if run != self._run:

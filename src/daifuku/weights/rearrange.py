@@ -1,9 +1,8 @@
 """From one layout to another: which rows of which tensors of a file make a tensor of another file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from math import prod
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -90,7 +89,7 @@ class Piece:
 
 def pieces(source: Source, naming: Naming) -> Iterator[Piece]:
     """The tensors of a file that names them as `naming` does."""
-    table = name_table(source.part, naming, _outlines(source))
+    table = name_table(source.part, naming, source.shapes)
     for ours, shape in source.shapes.items():
         held = _held(source.table.stored(ours), shape[0])
         stored = table.stored(ours)
@@ -98,11 +97,6 @@ def pieces(source: Source, naming: Naming) -> Iterator[Piece]:
             its = _joined([part for start, stop in rows for part in _cut(held, start, stop)])
             size = (shape[0] // len(stored.names), *shape[1:])
             yield Piece(name=name, ours=ours, shape=size, source=source, rows=tuple(its))
-
-
-def _outlines(source: Source) -> list[str]:
-    """Names from which a table of any layout reads its counts."""
-    return list(source.shapes)
 
 
 def _held(stored: Stored, num_rows: int) -> list[Rows]:

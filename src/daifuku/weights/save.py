@@ -64,7 +64,9 @@ def save_vae(
     entries = {part: _entries(half, part, layout, dtype) for part, half in halves.items() if half is not None}
     if layout == "original":
         if model.stats != MOCHI_STATS:
-            raise InvalidRequest("the original layout has no place for other latent statistics: use layout='diffusers'")
+            raise InvalidRequest(
+                "the original layout has no place for other latent statistics: the diffusers layout has one"
+            )
         for part, its_entries in entries.items():
             write_safetensors(folder / f"{part}.safetensors", its_entries)
         return
@@ -138,7 +140,7 @@ def transformer_config(config: DiTConfig) -> dict[str, Any]:
         if mlp_width != fitting and not (stream == "text" and config.num_blocks == 1):
             raise InvalidRequest(
                 f"the diffusers layout fixes the MLP of a {stream} stream of width {width} to {fitting}, "
-                f"and this model's has {mlp_width}: use layout='original'"
+                f"and this model's has {mlp_width}: use the original layout"
             )
     return {
         "_class_name": "MochiTransformer3DModel",
@@ -161,12 +163,12 @@ def transformer_config(config: DiTConfig) -> dict[str, Any]:
 def vae_config(model: AsymmVAE) -> dict[str, Any]:
     """What vae/config.json says. Raises InvalidRequest when diffusers cannot build these sizes."""
     if model.encoder is None or model.decoder is None:
-        raise InvalidRequest("the diffusers layout holds a whole VAE, and one half is absent: use layout='original'")
+        raise InvalidRequest("the diffusers layout holds a whole VAE, and one half is absent: use the original layout")
     encoder, decoder = model.encoder.config, model.decoder.config
     if encoder.num_blocks != decoder.num_blocks:
         raise InvalidRequest(
             f"the diffusers layout has one list of block counts for both halves of the VAE, and the encoder has "
-            f"{list(encoder.num_blocks)}, the decoder {list(decoder.num_blocks)}: use layout='original'"
+            f"{list(encoder.num_blocks)}, the decoder {list(decoder.num_blocks)}: use the original layout"
         )
     return {
         "_class_name": "AutoencoderKLMochi",

@@ -35,6 +35,9 @@ NUM_SHOWN = 3
 IN_A_BLOCK = re.compile(r"(^|\.)blocks?\.\d+\.")
 """Names of the layers that repeat: nearly all weights are theirs."""
 
+SENSITIVE = ".wo"
+"""How the one layer of a T5 block is called that is never quantised: its inputs are far larger than all others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AsStored:
@@ -118,7 +121,7 @@ class Unread(Generic[Model]):
         """
         places: dict[str, Place] = {}
         for name, layer in list(model.named_modules()):
-            if not isinstance(layer, nn.Linear) or not IN_A_BLOCK.search(name) or name.endswith(".wo"):
+            if not isinstance(layer, nn.Linear) or not is_large(name):
                 continue
             stored = self._table.stored(f"{name}.weight")
             parts = [self.files.tensors[each] for each in stored.names]
@@ -186,6 +189,11 @@ class Unread(Generic[Model]):
         ]
         if problems:
             raise CheckpointError(f"{self._where} does not fit the model. Tensors {'; '.join(problems)}")
+
+
+def is_large(name: str) -> bool:
+    """Whether a linear layer of that name is kept in fewer bits where a network is quantised."""
+    return IN_A_BLOCK.search(name) is not None and not name.endswith(SENSITIVE)
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -73,7 +73,7 @@ def test_on_a_host_small_tensors_take_more_than_their_size() -> None:
     host, card = (
         planner(80, device=device, num_frames=7).evaluate(RuntimeConfig()).stages[0] for device in ("cpu", "cuda")
     )
-    assert host.activation_bytes == 2 * card.activation_bytes
+    assert host.activation_bytes == 2.5 * card.activation_bytes
 
 
 def test_what_is_wanted_is_kept() -> None:

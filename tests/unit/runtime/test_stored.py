@@ -51,7 +51,7 @@ def test_weights_that_stay_as_stored_make_the_same_video(folder: Path, residency
 
 
 def test_a_plan_counts_the_bits_of_the_file(folder: Path):
-    pipeline = load(folder, device="cpu")
+    pipeline = load(folder, device="cpu", runtime=RuntimeConfig(remember_text=False))
     planner = pipeline.planner(pipeline.resolve(REQUEST))
     plan = planner.choose()
     assert plan.runtime.quantise == plan.runtime.quantise_text == "stored"
