@@ -453,4 +453,4 @@ def test_converting_takes_memory_for_a_few_of_its_tensors_only(
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(tmp_path / name), to, *quantise]
     taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     # The largest tensor has 6 MiB.
-    assert taken < 24 * 2**20
+    assert taken < 40 * 2**20
