@@ -4,7 +4,18 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from daifuku.events import Event, Frames, Step, TextReady
@@ -13,6 +24,20 @@ from daifuku.events import Event, Frames, Step, TextReady
 def say(line: str) -> None:
     """One line on stderr, never wrapped."""
     print(line, file=sys.stderr, flush=True)
+
+
+def byte_bars() -> Progress:
+    """Bars that count bytes, each with its rate and the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        # Paths go to stdout as they are, whatever is drawn here.
+        redirect_stdout=False,
+    )
 
 
 class RunProgress:

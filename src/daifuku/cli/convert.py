@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daifuku.cli.console import say
+from daifuku.cli.console import byte_bars, say
 from daifuku.cli.flags import Json, Revision, Variant
 
 if TYPE_CHECKING:
@@ -80,21 +80,9 @@ def _model(source: str) -> str | Path:
 @contextmanager
 def _bar(planned: "Conversion") -> "Iterator[Report]":
     """How many bytes of weights are written, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    bar = Progress(
-        TextColumn("writing"),
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        redirect_stdout=False,
-    )
-    with bar:
-        task = bar.add_task("", total=planned.num_bytes)
-        yield lambda num_bytes: bar.advance(task, num_bytes)
+    with byte_bars() as bars:
+        task = bars.add_task("writing", total=planned.num_bytes)
+        yield lambda num_bytes: bars.advance(task, num_bytes)
 
 
 COMMAND = convert

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daifuku.cli.console import say
+from daifuku.cli.console import byte_bars, say
 from daifuku.cli.flags import Json, Revision
 
 if TYPE_CHECKING:
@@ -76,20 +76,7 @@ def _models(paths: list[Path]) -> list[Path]:
 
 def _drawn(planned: "Download", news: "Iterator[Progress]") -> "Iterator[Progress]":
     """A bar for each file that is on its way, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        redirect_stdout=False,
-    )
-    with bars:
+    with byte_bars() as bars:
         tasks: dict[Item, TaskID] = {}
         here: Counter[Item] = Counter()
         for each in news:

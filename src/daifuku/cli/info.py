@@ -106,7 +106,7 @@ def describe(model: str | None, *, revision: str | None, variant: str | None) ->
 
 def _parts(name: str, files: "ModelFiles") -> Iterator[Part]:
     """The networks of a located part. Building them on the meta device checks their tensors and tells their sizes."""
-    from daifuku.weights.contents import contents
+    from daifuku.weights.contents import contents, of_vae
     from daifuku.weights.load import load_dit, load_vae, text_shapes
     from daifuku.weights.sizes import t5_sizes
     from daifuku.weights.tensors import TensorFiles
@@ -123,9 +123,8 @@ def _parts(name: str, files: "ModelFiles") -> Iterator[Part]:
     else:
         config = json.loads((files.text_encoder / "config.json").read_text("utf-8"))
         paths, sizes = files.text_weights, {"text": {key: config[key] for key in TEXT_SIZES if key in config}}
-    # In the original layout each half of a VAE has a file of its own, with names that mean another thing in the other.
-    together = [paths] if files.layout == "diffusers" else [(path,) for path in paths]
-    for content in (each for some in together for each in contents(TensorFiles(some))):
+    groups = of_vae(paths) if name == "vae" else [TensorFiles(paths)]
+    for content in (each for some in groups for each in contents(some)):
         if content.part in sizes:
             yield Part(
                 name=NAMES[content.part],

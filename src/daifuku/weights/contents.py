@@ -1,9 +1,10 @@
 """What weight files hold, told by their tensors alone: never by their names."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 from daifuku.weights.names import PART_NAMES, Naming, Part, find_parts, of_part, under
 from daifuku.weights.tensors import TensorFiles
@@ -62,6 +63,14 @@ def contents(files: TensorFiles) -> tuple[Content, ...]:
         )
         parts.append(content)
     return tuple(parts)
+
+
+def of_vae(paths: Sequence[Path]) -> list[TensorFiles]:
+    """A VAE's files as they go together: its halves share names in the original layout, where each has a file."""
+    each = [TensorFiles([path]) for path in paths]
+    if any(content.naming == "original" for files in each for content in contents(files)):
+        return each
+    return [TensorFiles(paths)]
 
 
 def named(found: Iterable[Content]) -> str:

@@ -14,7 +14,7 @@ from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.values import Loras, as_loras
-from daifuku.weights.contents import Content, contents, named
+from daifuku.weights.contents import Content, contents, named, of_vae
 from daifuku.weights.locate import ModelFiles, locate
 from daifuku.weights.lora import combined, linear_shapes, merge, read_lora
 from daifuku.weights.names import PART_NAMES, Part, of_part
@@ -142,11 +142,7 @@ def decoder_sizes(located: ModelFiles) -> DecoderConfig:
 
 def _open_halves(located: ModelFiles, dtype: torch.dtype, device: torch.device) -> Iterator[Unread[nn.Module]]:
     """The halves of a VAE that the files hold."""
-    # In the original layout each half has a file and they share names; elsewhere all files make one whole.
-    groups = [TensorFiles([path]) for path in located.vae]
-    if not any(content.naming == "original" for files in groups for content in contents(files)):
-        groups = [TensorFiles(located.vae)]
-    for files in groups:
+    for files in of_vae(located.vae):
         for content in _expected(files, HALVES):
             build = _build_encoder if content.part == "encoder" else _build_decoder
             yield _unread(files, content, build, dtype, device)

@@ -1,13 +1,13 @@
 """Every part of a model that is somewhere, with what lies beside it, ready to be written anew."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from daifuku.config import MOCHI_STATS, LatentStats
 from daifuku.errors import InvalidRequest, ModelNotFound
-from daifuku.weights.contents import contents
+from daifuku.weights.contents import contents, of_vae
 from daifuku.weights.files import refuse_pickle
 from daifuku.weights.locate import INSIDE, ModelFiles, locate
 from daifuku.weights.loose import loose_files
@@ -101,20 +101,13 @@ def _located(model: str | Path, root: Path, part: str, revision: str | None, var
 def _sources(part: str, files: ModelFiles) -> Iterator[Source]:
     """Raises ModelNotFound when the files hold other parts only."""
     paths = {"transformer": files.transformer, "vae": files.vae, "text": files.text_weights}[part]
-    found = [source for group in _groups(part, paths) for source in _inside(part, group)]
+    for path in paths:
+        refuse_pickle(path)
+    groups = of_vae(paths) if part == "vae" else [TensorFiles(paths)]
+    found = [source for group in groups for source in _inside(part, group)]
     if not found:
         raise ModelNotFound(f"{', '.join(map(str, paths))} holds no {part}")
     yield from found
-
-
-def _groups(part: str, paths: Sequence[Path]) -> list[TensorFiles]:
-    """In the original layout the halves of a VAE share names in two files; elsewhere all files make one whole."""
-    for path in paths:
-        refuse_pickle(path)
-    each = [TensorFiles([path]) for path in paths] if part == "vae" else []
-    if any(content.naming == "original" for files in each for content in contents(files)):
-        return each
-    return [TensorFiles(paths)]
 
 
 def _inside(part: str, files: TensorFiles) -> Iterator[Source]:
