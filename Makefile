@@ -15,7 +15,7 @@ TEST := $(VENV)/.test-installed
 
 export PROMPT
 
-.PHONY: help video test lint fix types slow tiny evaluate bench docs lock clean
+.PHONY: help video test lint fix types slow chaos tiny evaluate bench docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -39,6 +39,9 @@ fix: $(TEST) ## let ruff mend what it can
 
 slow: $(TEST) ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+chaos: $(TEST) ## kill the server and its workers at random while they make clips, and check every promise: ARGS="--jobs 100"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was
 	$(BIN)/daifuku tiny $(ARGS)
