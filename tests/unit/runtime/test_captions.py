@@ -1,5 +1,6 @@
 """Captions that are remembered from one run to the next."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_the_caption_that_was_not_asked_for_the_longest_gives_way(
     memory = CaptionMemory(tmp_path, "model")
     memory.put("first", encoded())
     memory.put("second", encoded())
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
     assert memory.get("first") is not None
     memory.put("third", encoded())
     assert [memory.get(prompt) is not None for prompt in ("first", "second", "third")] == [True, False, True]
