@@ -15,6 +15,10 @@ TEST := $(VENV)/.test-installed
 
 export PROMPT
 
+# Threads that wait give their core away. By default they spin, and beside another program on the same cores small networks
+# then take many times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help video test lint fix types slow chaos tiny evaluate bench docs lock clean
 
 help: ## this list

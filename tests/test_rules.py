@@ -40,10 +40,6 @@ MAX_FILE_BYTES = 20 * 10**6
 MAX_CPU_S = 0.5
 
 
-STARTS_THE_PROGRAM = "cli/main.py"
-"""What holds for a whole process is settled here, before anything else is imported."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One file of the package."""
@@ -146,8 +142,6 @@ def prints_only_in_commands(source: Source) -> Iterator[str]:
 
 
 def reads_no_environment_variables(source: Source) -> Iterator[str]:
-    if source.path == STARTS_THE_PROGRAM:
-        return
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in {"os.environ", "os.getenv", "os.putenv"}:
             yield f"line {node.lineno}: {ast.unparse(node)}"

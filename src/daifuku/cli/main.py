@@ -1,6 +1,5 @@
 """The `daifuku` command: finds the commands beside this file, and turns errors into one line and an exit code."""
 
-import os
 import pkgutil
 import signal
 import sys
@@ -32,9 +31,6 @@ class Settings:
 def main() -> None:
     """Run the command line. Exits with 0, 1 (failed), 2 (wrong request), 130 (interrupted) or 143 (terminated)."""
     settings = Settings()
-    # Threads of PyTorch that wait give their core away. By default they spin: beside another program on the same cores
-    # a run of the built-in model then takes up to fifty times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The default would end the process at once, and leave half-written files behind.
     signal.signal(signal.SIGTERM, _terminate)
     try:

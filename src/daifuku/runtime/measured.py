@@ -15,7 +15,7 @@ from torch import Tensor
 from daifuku.errors import UnwritableOutput
 from daifuku.weights.files import write_json
 
-MEMORY_FILE = "kernels.json"
+MEMORY_FILE = "measured.json"
 """Where the cache folder keeps what was measured."""
 
 NUM_ROUNDS = 3

@@ -153,7 +153,8 @@ def _leave_files(model: nn.Module) -> None:
         if id(tensor) not in copies:
             copy = tensor.detach().clone()
             copies[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
-        model.load_state_dict({name: copies[id(tensor)]}, strict=False, assign=True)
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, copies[id(tensor)])
 
 
 def _is_packed(model: nn.Module, name: str) -> bool:

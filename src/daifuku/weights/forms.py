@@ -13,7 +13,7 @@ from torch import Tensor
 from daifuku.errors import CheckpointError
 from daifuku.weights.encodings import FLOATS
 from daifuku.weights.files import DTYPE_NAMES, Entry
-from daifuku.weights.gguf_file import BLOCK_TYPES
+from daifuku.weights.gguf_blocks import SIZES
 from daifuku.weights.gguf_write import GGUFEntry
 from daifuku.weights.packing import (
     BLOCK,
@@ -118,7 +118,7 @@ def _gguf_entry(piece: Piece, form: Form) -> GGUFEntry:
 
 
 def _row_bytes(kind: str, num_cols: int) -> int:
-    length, width = next((length, width) for name, length, width in BLOCK_TYPES.values() if name == kind)
+    length, width = SIZES[kind]
     return num_cols // length * width
 
 

@@ -9,12 +9,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from daifuku.weights.gguf_file import BLOCK_TYPES
+
 Blocks = UInt8[Tensor, "blocks bytes"]
 Weights = Float[Tensor, "blocks block"]
-
-SIZES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34)}
-SIZES |= {"Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
-"""Weights and bytes of a block, by type."""
 
 
 def unpack(kind: str, data: UInt8[Tensor, " bytes"]) -> Float[Tensor, " weights"]:
@@ -136,3 +134,6 @@ def _q6_k(blocks: Blocks) -> Weights:
 
 _UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0}
 _UNPACK |= {"Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}
+
+SIZES = {kind: (length, width) for kind, length, width in BLOCK_TYPES.values() if kind in _UNPACK}
+"""Weights and bytes of a block, by type, of all types that are unpacked here."""
