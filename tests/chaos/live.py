@@ -41,7 +41,7 @@ class Live:
 
     def start(self) -> None:
         """Returns when it listens; its worker may still be reading the model."""
-        command = [sys.executable, "-m", "daifuku", "serve", "--port", "0", "--data", str(self.data)]
+        command = [sys.executable, "-m", "daifuku", "serve", "--port", "0", "--data", str(self.data), *self._flags]
         with open(self._log or os.devnull, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._env)
         assert self.process.stdout is not None
