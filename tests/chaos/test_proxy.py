@@ -52,8 +52,8 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             assert name in site
             site = site.replace(name, here)
         (folder / "site.conf").write_text(site)
-        whole = f"pid {folder}/pid; error_log {folder}/errors; events {{}} http {{ access_log off; include site.conf; }}"
-        (folder / "nginx.conf").write_text(whole)
+        top = f"pid {folder}/pid; error_log {folder}/errors; events {{}}"
+        (folder / "nginx.conf").write_text(f"{top} http {{ access_log off; include site.conf; }}")
         nginx = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-g", "daemon off;"])
         headers = {"Authorization": f"Bearer {KEY}", "Host": "videos.example.org"}
         trusted = ssl.create_default_context(cafile=str(folder / "tls.pem"))

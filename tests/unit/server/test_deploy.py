@@ -92,7 +92,8 @@ def test_every_supervisor_waits_longer_than_the_server_drains(unit: configparser
 
 
 def test_the_ports_and_limits_are_those_of_the_server() -> None:
-    assert instructions("EXPOSE") == [str(DEFAULTS.port)] and f"127.0.0.1:{DEFAULTS.port}/" in " ".join(DOCKERFILE.split())
+    assert instructions("EXPOSE") == [str(DEFAULTS.port)]
+    assert f"http://127.0.0.1:{DEFAULTS.port}/livez" in " ".join(instructions("HEALTHCHECK"))
     assert COMPOSE["ports"] == [f"127.0.0.1:{DEFAULTS.port}:{DEFAULTS.port}"]
     assert f"proxy_pass http://127.0.0.1:{DEFAULTS.port};" in NGINX
     assert "client_max_body_size 1m;" in NGINX and DEFAULTS.max_body_bytes == 2**20
