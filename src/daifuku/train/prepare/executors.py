@@ -1,0 +1,121 @@
+"""Where the stages of a preparation run: on this machine, or on a Ray cluster. The work is the same functions."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from daifuku.errors import DaifukuError, InvalidRequest
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOCAL_RAY = "local"
+"""The address of a Ray cluster that is started here and ends with the run."""
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Of that cluster. What passes through it are plans and reports; frames and latents never do."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Gives results as they come, in any order."""
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """`work` on every item, many at a time."""
+        ...
+
+    def by_workers(self, make: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[R]:
+        """The same by workers that `make` makes once for each device, and that hold a network."""
+        ...
+
+
+class ThisMachine:
+    """Threads that each look after a process, and one worker."""
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        try:
+            for done in as_completed([pool.submit(work, item) for item in items]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def by_workers(self, make: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[R]:
+        if items:
+            yield from map(make(), items)
+
+
+class OnRay:
+    """A Ray cluster, through Ray Data. Its nodes see the folders under the same names, and have this package.
+
+    Raises InvalidRequest where Ray is not installed, and where no cluster answers at `address`.
+    """
+
+    def __init__(self, address: str, *, uses_gpu: bool) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise InvalidRequest("Ray is not installed. Try: pip install 'daifuku[ray]'.") from None
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
+        if address == LOCAL_RAY:
+            options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            what = str(error).splitlines()[0]
+            raise InvalidRequest(f"no Ray cluster answers at {address!r} ({what}). Try {LOCAL_RAY!r}.") from error
+        self._uses_gpu = uses_gpu
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        return self._run(partial(_guarded, work), items, {})
+
+    def by_workers(self, make: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[R]:
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        places = int(ray.cluster_resources().get("GPU", 0)) if self._uses_gpu else len(ray.nodes())
+        pool = ActorPoolStrategy(min_size=1, max_size=max(min(places, len(items)), 1))
+        options = {"compute": pool, "num_gpus": int(self._uses_gpu), "scheduling_strategy": "SPREAD"}
+        return self._run(_Worker, items, {**options, "fn_constructor_args": [make]})
+
+    def _run(self, work: Any, items: Sequence[T], options: dict[str, Any]) -> Iterator[Any]:
+        if not items:
+            return
+        from ray.data import DataContext, from_items
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        packed = from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
+        for row in packed.map(work, **options).iter_rows():
+            good, result = pickle.loads(row["result"])
+            if not good:
+                raise result
+            yield result
+
+
+class _Worker:
+    """A worker in a process of the cluster."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._make = make
+        self._made: Callable[[Any], Any] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return _guarded(self._work, row)
+
+    def _work(self, item: Any) -> Any:
+        self._made = self._made or self._make()
+        return self._made(item)
+
+
+def _guarded(work: Callable[[Any], Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Work on a packed item. The project's own errors travel as results: Ray would wrap them in its own."""
+    try:
+        result = (True, work(pickle.loads(row["item"])))
+    except DaifukuError as error:
+        result = (False, error)
+    return {"result": pickle.dumps(result)}
