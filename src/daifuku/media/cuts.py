@@ -1,23 +1,37 @@
-"""Cuts: where one shot ends and the next begins."""
+"""Cuts: where one shot ends and the next begins.
+
+Motion moves the colours of a picture about and a cut replaces them, so frames are compared by their colours alone.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 REACH = 4
 """Frames on either side that a change is compared with."""
 
 LEAST = 4.0
-"""Mean change of a thumbnail's values, of 255, that a cut has at least."""
+"""The change, in levels of 255, that a cut has at least."""
 
 PEAK = 3.0
 """How many times as large as the changes around it a cut is. Motion, however quick, lasts for several frames."""
 
+_NUM_BINS = 32
 
-def change(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Mean absolute difference of two thumbnails, 0 to 255."""
-    return float(np.abs(before.astype(np.int16) - after).mean())
+Shares = Float[np.ndarray, "3 bins"]
+
+
+def colours(picture: UInt8[np.ndarray, "h w 3"]) -> Shares:
+    """The distribution of each colour: the share of values up to each of 32 levels."""
+    bins = picture.reshape(-1, 3) // (256 // _NUM_BINS)
+    counts = [np.bincount(bins[:, channel], minlength=_NUM_BINS) for channel in range(3)]
+    return np.cumsum(counts, axis=1) / len(bins)
+
+
+def change(before: Shares, after: Shares) -> float:
+    """How far, in levels of 255, values have to go to make one distribution the other (earth mover's distance)."""
+    return float(np.abs(before - after).sum(axis=1).mean() * 256 / _NUM_BINS)
 
 
 def find_cuts(changes: Sequence[float]) -> list[int]:

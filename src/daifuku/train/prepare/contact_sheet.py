@@ -30,7 +30,7 @@ def write_contact_sheet(encoding: Encoding, clips: Sequence[PlannedClip]) -> Pat
     shown = [clips[(2 * i + 1) * len(clips) // (2 * num_rows)] for i in range(num_rows)]
     widths = [3 * (_width(clip) + MARGIN) for clip in shown]
     row = ROW_HEIGHT + MARGIN
-    sheet = Image.new("RGB", (max(widths) + TEXT_WIDTH, num_rows * row + MARGIN), "white")
+    sheet = Image.new("RGB", (max(widths) + TEXT_WIDTH, num_rows * row + MARGIN), "lightgrey")
     draw = ImageDraw.Draw(sheet)
     for index, clip in enumerate(shown):
         top = MARGIN + index * row

@@ -1,5 +1,6 @@
 """Where the stages of a preparation run: on this machine, or on a Ray cluster. The work is the same functions."""
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,8 @@ class OnRay:
             import ray
         except ImportError:
             raise InvalidRequest("Ray is not installed. Try: pip install 'daifuku[ray]'.") from None
+        # What Ray tells about itself would come between our own lines.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
         if address == LOCAL_RAY:
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -78,8 +81,9 @@ class OnRay:
 
         places = int(ray.cluster_resources().get("GPU", 0)) if self._uses_gpu else len(ray.nodes())
         pool = ActorPoolStrategy(min_size=1, max_size=max(min(places, len(items)), 1))
-        options = {"compute": pool, "num_gpus": int(self._uses_gpu), "scheduling_strategy": "SPREAD"}
-        return self._run(_Worker, items, {**options, "fn_constructor_args": [make]})
+        return self._run(
+            _Worker, items, {"compute": pool, "num_gpus": int(self._uses_gpu), "fn_constructor_args": [make]}
+        )
 
     def _run(self, work: Any, items: Sequence[T], options: dict[str, Any]) -> Iterator[Any]:
         if not items:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from daifuku.errors import MediaError
-from daifuku.media.cuts import change, find_cuts
+from daifuku.media.cuts import change, colours, find_cuts
 from daifuku.media.decode import IMAGE_SUFFIXES, Limits, Picture, pictures
 from daifuku.train.prepare.sources import Source
 
@@ -41,7 +41,7 @@ def scan(root: Path, source: Source, fps: int, limits: Limits) -> Scan:
     changes: list[float] = []
     size, before = None, None
     for picture in source_pictures(root, source, fps, limits):
-        now = picture.thumbnail()
+        now = colours(picture.thumbnail())
         size = size or picture.size
         times.append(picture.time_s)
         changes.append(0.0 if before is None else change(before, now))
