@@ -37,6 +37,9 @@ SHARDS, WORK = "shards", "work"
 
 _KEY = "daifuku"
 
+_TIE_S = 1e-6
+"""Two frames whose distances differ by less are as near: rounding decides nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
@@ -174,7 +177,7 @@ def nearest(pictures: Iterator[Picture], times: Sequence[float]) -> Iterator[Pic
     now = next(pictures)
     after = next(pictures, None)
     for time_s in times:
-        while after is not None and abs(after.time_s - time_s) < abs(now.time_s - time_s):
+        while after is not None and abs(after.time_s - time_s) + _TIE_S < abs(now.time_s - time_s):
             now, after = after, next(pictures, None)
         yield now
 
