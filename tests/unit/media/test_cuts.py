@@ -1,5 +1,7 @@
 """Cuts found in films of known shots."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ SHOTS = 4
 
 def found(frames: np.ndarray) -> set[int]:
     shades = [colours(frame) for frame in frames]
-    return set(find_cuts([0.0] + [change(a, b) for a, b in zip(shades, shades[1:], strict=False)]))
+    return set(find_cuts([0.0] + [change(a, b) for a, b in pairwise(shades)]))
 
 
 def thumbnails(frames: np.ndarray) -> np.ndarray:

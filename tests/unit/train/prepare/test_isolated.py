@@ -15,19 +15,19 @@ def test_what_it_returns_comes_back() -> None:
 
 
 def test_a_crash_is_an_error_and_no_more() -> None:
-    with pytest.raises(MediaError, match="crashed on it .SIGSEGV."):
+    with pytest.raises(MediaError, match=r"crashed on it \(SIGSEGV\)"):
         isolated(ctypes.string_at, 0, bounds=Bounds())
 
 
 def test_what_takes_too_long_is_ended() -> None:
     started = time.monotonic()
-    with pytest.raises(MediaError, match="longer than 0.5 s"):
+    with pytest.raises(MediaError, match=r"longer than 0\.5 s"):
         isolated(time.sleep, 60, bounds=Bounds(time_s=0.5))
     assert time.monotonic() - started < 10
 
 
 def test_what_takes_too_much_memory_is_refused() -> None:
-    with pytest.raises(MediaError, match="more than 1.0 GiB"):
+    with pytest.raises(MediaError, match=r"more than 1\.0 GiB"):
         isolated(bytearray, 2 * 2**30, bounds=Bounds(memory_bytes=2**30))
 
 
