@@ -13,65 +13,70 @@ from daifuku.cli.flags import Device, Dtype, Json, Model, Revision, Variant
 from daifuku.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from daifuku.train.prepare.run import Planned, Prepared
+    from daifuku.train.prepare.executors import Executor
+    from daifuku.train.prepare.run import Planned, Prepared, Settings
+
+
+Videos = Annotated[
+    Path,
+    typer.Argument(
+        metavar="VIDEOS",
+        help="A folder of mp4, mov, webm, mkv, gif, png, jpg, webp and bmp files. Captions stand in NAME.txt beside "
+        "each, one a line, or in captions.jsonl. A folder of pictures that has captions is a film.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Argument(metavar="OUT", help="Where latents and features go; a stopped run goes on.", show_default=False),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="WxH", help="Of the clips; may be given again. The model's own if not given."),
+]
+Lengths = Annotated[
+    list[int] | None,
+    typer.Option("--frames", metavar="N", help="Of the clips, 6k+1; may be given again. The model's own if not given."),
+]
+Rate = Annotated[int | None, typer.Option("--fps", metavar="FPS", help="Of the clips; the model's own if not given.")]
+MaxClips = Annotated[
+    int | None,
+    typer.Option("--max-clips-per-video", metavar="N", help="Spread evenly over a film; all if not given."),
+]
+MaxUpscale = Annotated[
+    float, typer.Option("--max-upscale", metavar="FACTOR", help="How much a small picture may be enlarged.")
+]
+MaxBadShare = Annotated[
+    float,
+    typer.Option("--max-bad-share", metavar="SHARE", help="With a larger share of bad files nothing is encoded."),
+]
+TextDtype = Annotated[str, typer.Option("--text-dtype", help="Of the text encoder: float32 or bfloat16.")]
+TextOn = Annotated[str, typer.Option("--text-on", help="Encode text on the device or on the host.")]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Work on that Ray cluster; local starts one on this machine."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Look at everything, tell what would be made, write nothing.")]
 
 
 def prepare(
-    videos: Annotated[
-        Path,
-        typer.Argument(
-            metavar="VIDEOS",
-            help="A folder of mp4, mov, webm, mkv, gif, png, jpg, webp and bmp files. Captions stand in NAME.txt "
-            "beside each, one a line, or in captions.jsonl. A folder of pictures that has captions is a clip.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="Where latents and features go; it goes on there.", show_default=False),
-    ],
+    videos: Videos,
+    out: Out,
     model: Model = None,
     revision: Revision = None,
     variant: Variant = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option("--size", metavar="WxH", help="Of the clips; may be given again. The model's own if not given."),
-    ] = None,
-    frames: Annotated[
-        list[int] | None,
-        typer.Option("--frames", metavar="N", help="Of the clips, 6k+1; may be given again. The model's own."),
-    ] = None,
-    fps: Annotated[
-        int | None, typer.Option("--fps", metavar="FPS", help="Frames per second of the clips; the model's own.")
-    ] = None,
-    max_clips: Annotated[
-        int | None,
-        typer.Option("--max-clips-per-video", metavar="N", help="Of one video, spread evenly; all if not given."),
-    ] = None,
-    max_upscale: Annotated[
-        float, typer.Option("--max-upscale", metavar="FACTOR", help="How much a small picture may be enlarged.")
-    ] = 1.0,
-    max_bad_share: Annotated[
-        float,
-        typer.Option("--max-bad-share", min=0, max=1, help="With a larger share of bad files nothing is encoded."),
-    ] = 0.1,
+    size: Sizes = None,
+    frames: Lengths = None,
+    fps: Rate = None,
+    max_clips: MaxClips = None,
+    max_upscale: MaxUpscale = 1.0,
+    max_bad_share: MaxBadShare = 0.1,
     device: Device = None,
     dtype: Dtype = None,
-    text_dtype: Annotated[str, typer.Option("--text-dtype", help="Of the text encoder: float32 or bfloat16.")] = (
-        "float32"
-    ),
-    text_on: Annotated[str, typer.Option("--text-on", help="Encode text on the device or on the host.")] = "device",
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Work on that Ray cluster; local starts one here. This process if not given.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Look at everything, tell what would be made, write nothing.")
-    ] = False,
+    text_dtype: TextDtype = "float32",
+    text_on: TextOn = "device",
+    ray: Ray = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Turn videos and pictures with captions into what `daifuku train` reads.
@@ -80,8 +85,7 @@ def prepare(
     contact sheet. A run that was stopped, in whatever way, goes on where it was. Files that cannot be used are named.
     """
     from daifuku.train.prepare.executors import OnRay, ThisMachine
-    from daifuku.train.prepare.run import Planned, Prepared, Progress, check_usable
-    from daifuku.train.prepare.run import prepare as run
+    from daifuku.train.prepare.run import check_usable
     from daifuku.train.prepare.settings import settings_for
 
     settings = settings_for(
@@ -90,6 +94,21 @@ def prepare(
         fps=fps, max_clips=max_clips, max_upscale=max_upscale, max_bad_share=max_bad_share,
     )  # fmt: skip
     executor = ThisMachine() if ray is None else OnRay(ray, uses_gpu=settings.encoding.device.startswith("cuda"))
+    planned, prepared = _shown(settings, executor, dry_run)
+    if prepared is not None:
+        _say_end(prepared)
+    if as_json:
+        print(json.dumps(({} if dry_run else {"path": str(out)}) | _summary(planned), indent=2))
+    elif prepared is not None:
+        print(out)
+    check_usable(planned, max_bad_share)
+
+
+def _shown(settings: "Settings", executor: "Executor", dry_run: bool) -> tuple["Planned", "Prepared | None"]:
+    """Runs a preparation behind bars; returns its plan and, unless it was a dry run, its end."""
+    from daifuku.train.prepare.run import Planned, Prepared, Progress
+    from daifuku.train.prepare.run import prepare as run
+
     planned = prepared = None
     with CountBars() as bars:
         for event in run(settings, executor, dry_run=dry_run):
@@ -102,13 +121,7 @@ def prepare(
                 case Prepared():
                     prepared = event
     assert planned is not None, "a run that does not fail has a plan"
-    if prepared is None:
-        if as_json:
-            print(json.dumps(_summary(planned), indent=2))
-        check_usable(planned, max_bad_share)
-        return
-    _say_end(prepared)
-    print(json.dumps({"path": str(out), **_summary(planned)}, indent=2) if as_json else out)
+    return planned, prepared
 
 
 def _size(text: str) -> tuple[int, int]:
