@@ -24,7 +24,7 @@ from daifuku.errors import CheckpointError, ModelNotFound, NonFiniteLatent, NotE
 from daifuku.media.decode import Limits, Picture
 from daifuku.model.vae.encoder import Posterior
 from daifuku.runtime.build import Parts, load_parts
-from daifuku.runtime.machine import is_out_of_memory
+from daifuku.runtime.machine import free_caches, is_out_of_memory
 from daifuku.text import PromptCut
 from daifuku.train.prepare.plan import PlannedClip, PlannedShard
 from daifuku.train.prepare.scan import content_sha256, source_pictures
@@ -79,7 +79,8 @@ class Encoding:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def parts(self) -> Parts:
-        """The model that encodes."""
+        """The model that encodes, in the memory that the worker before left."""
+        free_caches()
         torch.set_num_threads(self.num_threads)
         return load_parts(self.model, device=self.device, revision=self.revision, variant=self.variant)
 
@@ -97,6 +98,14 @@ def finished(encoding: Encoding, shard: PlannedShard) -> Shard | None:
     return found
 
 
+def has_text(encoding: Encoding, shard: PlannedShard) -> bool:
+    """Whether the features of a shard's captions wait for its latents."""
+    try:
+        return metadata(encoding.text_file(shard)).get(_KEY) == encoding.digest(shard)
+    except (CheckpointError, ModelNotFound):
+        return False
+
+
 class TextWorker:
     """Encodes the captions of shards."""
 
@@ -109,10 +118,7 @@ class TextWorker:
             self._text = parts.text(run, device)
 
     def __call__(self, shard: PlannedShard) -> None:
-        """Writes the features of a shard's captions, unless they are there."""
-        path, digest = self._encoding.text_file(shard), self._encoding.digest(shard)
-        if _is_of(path, digest):
-            return
+        """Writes the features of a shard's captions."""
         captions = [caption for clip in shard.clips for caption in clip.source.captions]
         with _memory_errors("--text-on host"):
             known = {caption: self._features(caption) for caption in dict.fromkeys(captions)}
@@ -120,7 +126,8 @@ class TextWorker:
         lengths = json.dumps([len(row) for row in rows])
         text = torch.cat(rows)
         entry = Entry(name="text", shape=tuple(text.shape), dtype=torch.float32, read=lambda: text)
-        write_safetensors(path, [entry], {_KEY: digest, "num_tokens": lengths})
+        about = {_KEY: self._encoding.digest(shard), "num_tokens": lengths}
+        write_safetensors(self._encoding.text_file(shard), [entry], about)
 
     def _features(self, caption: str) -> Tensor:
         with warnings.catch_warnings():
@@ -207,13 +214,6 @@ def _samples(shard: PlannedShard, lengths: Sequence[int]) -> list[Sample]:
 
 def _read(path: Path) -> tuple[Tensor, list[int]]:
     return load_file(path)["text"], json.loads(metadata(path)["num_tokens"])
-
-
-def _is_of(path: Path, digest: str) -> bool:
-    try:
-        return metadata(path).get(_KEY) == digest
-    except (CheckpointError, ModelNotFound):
-        return False
 
 
 @contextmanager

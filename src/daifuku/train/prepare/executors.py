@@ -3,10 +3,12 @@
 import logging
 import os
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from daifuku.errors import DaifukuError, InvalidRequest
 
@@ -37,16 +39,39 @@ class ThisMachine:
     """Threads that each look after a process, and one worker."""
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        waiting, results = deque(items), SimpleQueue[tuple[R | None, Exception | None]]()
+        for _ in range(min(num_cores(), len(items))):
+            # Not a pool of concurrent.futures, which would keep a run that is told to stop until its last file is read.
+            Thread(target=_drain, args=(waiting, work, results), daemon=True).start()
         try:
-            for done in as_completed([pool.submit(work, item) for item in items]):
-                yield done.result()
+            for _ in items:
+                result, error = results.get()
+                if error is not None:
+                    raise error
+                yield cast(R, result)
         finally:
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
 
     def by_workers(self, make: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[R]:
         if items:
             yield from map(make(), items)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _drain(waiting: deque[Any], work: Callable[[Any], Any], results: SimpleQueue[Any]) -> None:
+    while True:
+        try:
+            item = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            results.put((work(item), None))
+        except Exception as error:  # noqa: BLE001 (it is raised where the results are read)
+            results.put((None, error))
 
 
 class OnRay:

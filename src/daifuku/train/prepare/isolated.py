@@ -19,7 +19,7 @@ class Bounds:
 
     memory_bytes: int = 6 * 2**30
     """Address space; systems other than Linux keep no such limit."""
-    time_s: float = 1800.0
+    time_s: float = 7200.0
 
 
 def isolated(function: Callable[..., R], *arguments: Any, bounds: Bounds) -> R:

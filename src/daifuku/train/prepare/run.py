@@ -5,6 +5,7 @@ What a stopped run leaves is used by the next: scans, the text of shards, and fi
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 from daifuku.errors import InvalidRequest, MediaError, TrainingError, UnwritableOutput
 from daifuku.media.decode import Limits
 from daifuku.train.prepare.contact_sheet import write_contact_sheet
-from daifuku.train.prepare.encode import SHARDS, WORK, Encoding, TextWorker, VideoWorker, finished
+from daifuku.train.prepare.encode import SHARDS, WORK, Encoding, TextWorker, VideoWorker, finished, has_text
 from daifuku.train.prepare.executors import Executor
 from daifuku.train.prepare.isolated import Bounds, isolated
 from daifuku.train.prepare.plan import Cutting, PlannedClip, plan_clips, plan_shards
@@ -26,6 +27,10 @@ from daifuku.train.prepared import MANIFEST, Manifest, Shard, write_manifest
 
 SCAN_VERSION = 1
 """Counts up when a scan of the same file would tell something else."""
+
+_OURS = re.compile(r"\d{6}(\.text)?\.(safetensors|json)$")
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+"""Names of files that are ours to remove: parts of a preparation, and what they are called while they are written."""
 
 _LOG, _LOCK = "scans.jsonl", "lock"
 
@@ -152,8 +157,9 @@ def _encode(settings: Settings, planned: Planned, executor: Executor) -> Iterato
     # What is listed no longer holds while shards change.
     if todo:
         (encoding.out / MANIFEST).unlink(missing_ok=True)
-    for index, _ in enumerate(executor.by_workers(partial(TextWorker, encoding), todo), start=1):
-        yield Progress(stage="text", done=index, total=len(todo))
+    silent = [shard for shard in todo if not has_text(encoding, shard)]
+    for index, _ in enumerate(executor.by_workers(partial(TextWorker, encoding), silent), start=1):
+        yield Progress(stage="text", done=index, total=len(silent))
     yield Progress(stage="clips", done=_num_samples(done), total=total)
     for shard in executor.by_workers(partial(VideoWorker, encoding), todo):
         done[shard.file] = shard
@@ -209,15 +215,17 @@ def _locked(out: Path) -> Iterator[None]:
 def _sweep(out: Path) -> None:
     """Removes the drafts of files that a killed run left."""
     for folder in (out, out / SHARDS, out / WORK):
-        for draft in folder.glob(".*"):
-            draft.unlink()
+        for path in folder.iterdir():
+            if _DRAFT.fullmatch(path.name):
+                path.unlink()
 
 
 def _remove_others(encoding: Encoding, shards: Mapping[str, Shard]) -> None:
     """Removes what an earlier run with other clips left."""
     stems = {Path(file).stem for file in shards}
-    kept = {_LOCK, _LOG, *(f"{stem}.json" for stem in stems), *(f"{stem}.safetensors" for stem in stems)}
-    others = [path for name in (SHARDS, WORK) for path in (encoding.out / name).iterdir() if path.name not in kept]
+    kept = {name for stem in stems for name in (f"{stem}.json", f"{stem}.safetensors")}
+    ours = [path for folder in (SHARDS, WORK) for path in (encoding.out / folder).iterdir() if _OURS.match(path.name)]
+    others = [path for path in ours if path.name not in kept]
     if others:
         (encoding.out / MANIFEST).unlink(missing_ok=True)
     for path in others:

@@ -52,7 +52,7 @@ def images_of(folder: Path) -> list[Path]:
 
 
 def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
-    """Everything below `root`, in the order of names, and what cannot be used.
+    """Everything below `root`, folder by folder in the order of names, and what cannot be used.
 
     Captions stand in NAME.txt beside a source, one a line, and in the captions.jsonl of any folder above it. A folder
     that has captions itself is a clip; the pictures of one that has none are pictures. Links to files are followed,
@@ -65,13 +65,12 @@ def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
     sources: list[Source] = []
     clips: set[str] = set()
     for name, is_folder in _walk(root, clips):
-        found: list[str] = []
         try:
             if is_folder and not _has_captions(root, name, captions):
                 continue
             known.add(name)
             _check_kind(root / name, is_folder)
-            found = _captions_beside(root / name) + captions.get(name, [])
+            found = [each for each in (*_captions_beside(root / name), *captions.get(name, [])) if each]
             _check_captions(found)
             sources.append(Source(name=name, captions=tuple(found), is_folder=is_folder))
         except (MediaError, OSError) as error:
@@ -136,7 +135,7 @@ def _listed_captions(root: Path) -> tuple[dict[str, list[str]], list[Skipped]]:
     """What every captions.jsonl says, by the names of sources, and its lines that say nothing useful."""
     captions: dict[str, list[str]] = {}
     skipped: list[Skipped] = []
-    for file in sorted(root.rglob(CAPTIONS_FILE)):
+    for file in sorted(path for path in root.rglob(CAPTIONS_FILE) if path.is_file()):
         name = file.relative_to(root).as_posix()
         try:
             lines = _text(file).splitlines()
@@ -170,7 +169,7 @@ def _entry(entry: Any, folder: Path, root: Path) -> tuple[str, list[str]]:
 
 
 def _check_captions(captions: list[str]) -> None:
-    if not any(captions):
+    if not captions:
         raise MediaError("it has no caption: write it into NAME.txt beside it, or into captions.jsonl")
     if len(captions) > MAX_CAPTIONS:
         raise MediaError(f"it has {len(captions)} captions, more than {MAX_CAPTIONS}")

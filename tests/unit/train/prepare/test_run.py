@@ -19,7 +19,7 @@ from daifuku.errors import InvalidRequest, TrainingError
 from daifuku.media.decode import Limits, pictures
 from daifuku.media.read import read_video
 from daifuku.runtime.build import load_parts
-from daifuku.train.prepare.executors import ThisMachine
+from daifuku.train.prepare.executors import OnRay, ThisMachine
 from daifuku.train.prepare.run import Planned, Prepared, Settings, prepare
 from daifuku.train.prepare.settings import settings_for
 from daifuku.train.prepared import MANIFEST, ShardReader, check_shard, read_manifest
@@ -130,7 +130,7 @@ def test_what_a_kill_leaves_behind_is_mended_or_removed(done: Path, videos: Path
     out = tmp_path / "out"
     run(videos, out)
     (out / MANIFEST).unlink()
-    (out / "shards" / ".000000.safetensors.abc").write_bytes(b"half")
+    (out / "shards" / f".000000.safetensors.{'0a' * 16}").write_bytes(b"half")
     (out / "shards" / "000001.safetensors").write_bytes(b"half")
     flipped = bytearray((out / "shards" / "000002.safetensors").read_bytes())
     flipped[-1] ^= 1
@@ -211,6 +211,28 @@ def test_two_runs_do_not_write_into_one_folder(videos: Path, tmp_path: Path) -> 
     with pytest.raises(InvalidRequest, match="another run is at work"):
         run(videos, tmp_path / "out")
     first.close()
+
+
+def test_without_ray_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InvalidRequest, match=r"pip install 'daifuku\[ray\]'"):
+        OnRay("local", uses_gpu=False)
+
+
+def test_an_error_of_a_thread_reaches_the_caller_and_the_rest_is_left() -> None:
+    seen: list[int] = []
+
+    def work(item: int) -> int:
+        seen.append(item)
+        if item == 3:
+            raise TrainingError("three")
+        time.sleep(0.01)
+        return item
+
+    with pytest.raises(TrainingError, match="three"):
+        list(ThisMachine().each(work, range(1000)))
+    assert len(seen) < 100
+    assert sorted(ThisMachine().each(str, range(5))) == list("01234")
 
 
 def copied(videos: Path, to: Path) -> None:
