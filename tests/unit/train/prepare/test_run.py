@@ -1,6 +1,7 @@
 """Whole preparations by the built-in model: what they give, and what is left of one that was stopped."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -249,29 +250,31 @@ def command(videos: Path, out: Path, *more: str) -> Sequence[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(videos: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments. The second folder has enough films for a run to last."""
-    many, rng = tmp_path / "many", random.Random(0)
-    for number in range(40):
+def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 at random moments, of copies of this process: a fresh one would mostly be killed while it starts."""
+    monkeypatch.setattr("daifuku.train.prepare.run.isolated", lambda function, *given, bounds: function(*given))
+    many, killed, rng = tmp_path / "many", tmp_path / "killed", random.Random(0)
+    for number in range(12):
         copied(videos, many / f"{number:02}")
-    subprocess.run(command(many, tmp_path / "calm"), check=True, capture_output=True)
-    num_kills = 0
-    while True:
-        process = subprocess.Popen(
-            command(many, tmp_path / "killed"), stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
-        )
-        deadline = time.monotonic() + rng.uniform(1.5, 8) + num_kills / 4
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            num_kills += 1
-            continue
-        assert process.returncode == 0
-        break
-    assert num_kills >= 3
-    assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
+    started = time.monotonic()
+    run(many, tmp_path / "calm")
+    lasts_s, num_kills, moments = time.monotonic() - started, 0, set[tuple[bool, int]]()
+    while not (killed / MANIFEST).exists():
+        child = os.fork()
+        if child == 0:
+            run(many, killed)
+            os._exit(0)
+        # Later and later, so that every run gets further than the one before.
+        time.sleep(rng.uniform(0, lasts_s / 6) * (1 + num_kills / 8))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        num_kills += 1
+        moments.add((any(killed.rglob("*.text.safetensors")), len(list((killed / "shards").glob("0*")))))
+    assert num_kills >= 8 and len(moments) >= 5
+    run(many, killed)
+    assert contents(killed) == contents(tmp_path / "calm")
 
 
 @pytest.mark.slow
