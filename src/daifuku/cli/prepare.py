@@ -135,7 +135,8 @@ def _size(text: str) -> tuple[int, int]:
 def _say_plan(planned: "Planned", note: Any) -> None:
     """Every source that is not used, by name, and what will be made of the others."""
     for each in planned.skipped:
-        note(f"skipped {each.source}: {each.reason}")
+        # A name may hold anything, such as codes that rule a terminal.
+        note(f"skipped {each.source if each.source.isprintable() else ascii(each.source)}: {each.reason}")
     used = len({clip.source.name for clip in planned.clips})
     note(f"{used} of {planned.num_sources} sources give {len(planned.clips)} clips")
     for (num_frames, size), count in sorted(Counter((clip.num_frames, clip.size) for clip in planned.clips).items()):

@@ -4,11 +4,13 @@ Headers are not believed. Sizes, numbers of frames and times are those of the fr
 decoding stops where one of them passes its limit.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -36,6 +38,8 @@ _CODECS = frozenset(
     }
 )
 """What is opened at all. FFmpeg knows hundreds more, and its holes are mostly found in those that nobody uses."""
+
+_PICTURES = {"png_pipe": rb"\x89PNG", "jpeg_pipe": rb"\xff\xd8\xff", "webp_pipe": rb"RIFF....WEBP", "bmp_pipe": rb"BM"}
 
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
@@ -139,10 +143,14 @@ def _opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
     """Given as an open file, never as a name: FFmpeg would follow one to devices and internet addresses."""
     with ExitStack() as stack:
         try:
+            if not path.is_file():
+                # A pipe or a device might never end, or never begin.
+                raise MediaError("it cannot be read: it is no ordinary file")
             file = stack.enter_context(path.open("rb"))
             container = av.open(
                 file,
                 "r",
+                format=_picture_format(file),
                 metadata_errors="replace",
                 container_options={"format_whitelist": _CONTAINERS},
                 # Without it a header alone could ask for gigabytes while the file is still being probed.
@@ -151,6 +159,13 @@ def _opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
         except (FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"it cannot be read: {_reason(error)}") from error
         yield stack.enter_context(container)
+
+
+def _picture_format(file: BinaryIO) -> str | None:
+    """FFmpeg's name for a picture, by its first bytes; None for anything else. By itself it takes some for sound."""
+    head = file.read(16)
+    file.seek(0)
+    return next((name for name, start in _PICTURES.items() if re.match(start, head, re.DOTALL)), None)
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorTrc
+from PIL import Image
 
 from daifuku.errors import MediaError
 from daifuku.media.decode import Limits, Picture, pictures
@@ -79,6 +80,25 @@ def test_a_film_that_lies_on_its_side_is_turned_upright(tmp_path: Path) -> None:
 def test_a_picture_that_changes_nothing_in_size_is_given_exactly() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (16, 32, 3), np.uint8)
     assert np.array_equal(picture(pixels).covering((16, 32)), pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_pictures_are_told_by_their_first_bytes(suffix: str, tmp_path: Path) -> None:
+    """FFmpeg takes a JPEG of noise for something else."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"a.{suffix}")
+    [found] = pictures((tmp_path / f"a.{suffix}").rename(tmp_path / "a.mp4"), Limits())
+    assert found.size == (40, 60) and abs(found.covering((40, 60)).mean() - noise.mean()) < 5
+
+
+def test_a_photograph_that_lies_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+    photograph = Image.fromarray(halves(32, 64))
+    exif = photograph.getexif()
+    exif[274] = 6
+    photograph.save(tmp_path / "a.jpg", exif=exif)
+    [found] = pictures(tmp_path / "a.jpg", Limits())
+    upright = found.covering((64, 32))
+    assert upright[4].mean() < 20 and upright[-4].mean() > 235
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from daifuku.config import RuntimeConfig
-from daifuku.errors import CheckpointError, ModelNotFound, NonFiniteLatent, NotEnoughMemory, TrainingError
+from daifuku.errors import CheckpointError, MediaError, ModelNotFound, NonFiniteLatent, NotEnoughMemory, TrainingError
 from daifuku.media.decode import Limits, Picture
 from daifuku.model.vae.encoder import Posterior
 from daifuku.runtime.build import Parts, load_parts
@@ -150,8 +150,11 @@ class VideoWorker:
         """Writes a shard and its entry for the manifest. Raises TrainingError where a source is another than before."""
         encoding, text_file = self._encoding, self._encoding.text_file(shard)
         posteriors: list[Posterior] = []
-        for _, same in groupby(shard.clips, key=lambda clip: clip.source):
-            posteriors += self._posteriors(list(same))
+        for source, same in groupby(shard.clips, key=lambda clip: clip.source):
+            try:
+                posteriors += self._posteriors(list(same))
+            except MediaError as error:
+                raise TrainingError(f"{source.name} could be read before, and now {error}. Try again.") from error
         text, lengths = _read(text_file)
         samples = _samples(shard, lengths)
         about = {_KEY: encoding.digest(shard)}

@@ -85,8 +85,6 @@ class OnRay:
             import ray
         except ImportError:
             raise InvalidRequest("Ray is not installed. Try: pip install 'daifuku[ray]'.") from None
-        # What Ray tells about itself would come between our own lines.
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
         if address == LOCAL_RAY:
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -106,15 +104,15 @@ class OnRay:
 
         places = int(ray.cluster_resources().get("GPU", 0)) if self._uses_gpu else len(ray.nodes())
         pool = ActorPoolStrategy(min_size=1, max_size=max(min(places, len(items)), 1))
-        return self._run(
-            _Worker, items, {"compute": pool, "num_gpus": int(self._uses_gpu), "fn_constructor_args": [make]}
-        )
+        return self._run(_Worker, [(make, item) for item in items], {"compute": pool, "num_gpus": int(self._uses_gpu)})
 
     def _run(self, work: Any, items: Sequence[T], options: dict[str, Any]) -> Iterator[Any]:
         if not items:
             return
         from ray.data import DataContext, from_items
 
+        # What Ray tells about itself would come between our own lines. Importing it has set this anew.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -127,17 +125,17 @@ class OnRay:
 
 
 class _Worker:
-    """A worker in a process of the cluster."""
+    """A worker in a process of the cluster, made when its first item comes."""
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        self._make = make
+    def __init__(self) -> None:
         self._made: Callable[[Any], Any] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return _guarded(self._work, row)
 
-    def _work(self, item: Any) -> Any:
-        self._made = self._made or self._make()
+    def _work(self, given: tuple[Callable[[], Callable[[Any], Any]], Any]) -> Any:
+        make, item = given
+        self._made = self._made or make()
         return self._made(item)
 
 

@@ -105,8 +105,10 @@ def prepare(
 def check_usable(planned: Planned, max_bad_share: float) -> None:
     """Raises TrainingError where nothing can be used, or more sources than that share cannot."""
     num_bad = len(planned.skipped)
+    if not planned.num_sources:
+        raise TrainingError("there is no video and no picture in VIDEOS. Nothing was encoded.")
     if not planned.clips:
-        raise TrainingError(f"none of {num_bad} sources can be used; the reasons are above. Nothing was encoded.")
+        raise TrainingError(f"none of {planned.num_sources} sources can be used. Nothing was encoded.")
     share = num_bad / max(planned.num_sources, num_bad)
     if share > max_bad_share:
         raise TrainingError(
@@ -234,9 +236,18 @@ def _remove_others(encoding: Encoding, shards: Mapping[str, Shard]) -> None:
 
 def _key(encoding: Encoding, source: Source) -> str:
     """Of all that decides what a scan finds. Contents count by their sizes and times, as for make and rsync."""
-    stats = [(path.name, (about := path.stat()).st_size, about.st_mtime_ns) for path in source.files(encoding.videos)]
+    stats = [(path.name, *_stat(path)) for path in source.files(encoding.videos)]
     content = [SCAN_VERSION, source.name, source.is_folder, stats, encoding.fps, asdict(encoding.limits)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        about = path.stat()
+    except OSError:
+        # A frame that is a link to nowhere: the scan will say so.
+        return -1, -1
+    return about.st_size, about.st_mtime_ns
 
 
 def _read_log(log: Path | None) -> dict[str, Scan | Skipped]:

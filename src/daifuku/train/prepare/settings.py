@@ -1,5 +1,6 @@
 """What a preparation needs to know, from what a user gives and what the model says about itself."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def settings_for(
             max_upscale=max_upscale,
         ),
         encoding=Encoding(
-            videos=videos.absolute(),
-            out=out.absolute(),
+            videos=Path(os.path.realpath(videos)),
+            out=Path(os.path.realpath(out)),
             fps=fps,
             limits=Limits(),
             model=parts.name,

@@ -64,11 +64,11 @@ def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
     known: set[str] = set()
     sources: list[Source] = []
     clips: set[str] = set()
-    for name, is_folder in _walk(root, clips):
+    for name, is_folder in _walk(root, clips, skipped):
+        known.add(name)
         try:
             if is_folder and not _has_captions(root, name, captions):
                 continue
-            known.add(name)
             _check_kind(root / name, is_folder)
             found = [each for each in (*_captions_beside(root / name), *captions.get(name, [])) if each]
             _check_captions(found)
@@ -82,9 +82,17 @@ def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
     return sources, skipped
 
 
-def _walk(root: Path, clips: set[str]) -> Iterator[tuple[str, bool]]:
-    """Names below the root that may be sources, and whether each is a folder. Does not enter folders in `clips`."""
-    for folder, folders, files in os.walk(root):
+def _walk(root: Path, clips: set[str], skipped: list[Skipped]) -> Iterator[tuple[str, bool]]:
+    """Names below the root that may be sources, and whether each is a folder.
+
+    Does not enter folders in `clips`; those that cannot be entered come into `skipped`.
+    """
+
+    def closed(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        skipped.append(Skipped(source=name, reason=f"the folder cannot be read: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, onerror=closed):
         here = Path(folder).relative_to(root).as_posix()
         here = "" if here == "." else f"{here}/"
         inner = sorted(name for name in folders if not name.startswith("."))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -16,7 +17,10 @@ import pytest
 from daifuku.errors import MediaError
 from daifuku.media.decode import Limits
 from daifuku.media.write import VideoWriter
+from daifuku.train.prepare.executors import ThisMachine
+from daifuku.train.prepare.run import Planned, prepare
 from daifuku.train.prepare.scan import scan
+from daifuku.train.prepare.settings import settings_for
 from daifuku.train.prepare.sources import Source, find_sources
 
 LIMITS = Limits(max_pixels=256 * 256, max_frames=40, max_duration_s=20.0)
@@ -148,6 +152,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: (p.mkdir(), (p / "0.png").write_bytes(png(16, 16, bytes(49 * 16))), (p / "1.png").write_bytes(b"x")),
         "1.png: it cannot be read",
     ),
+    "folder_of_pipes": (lambda p: (p.mkdir(), os.mkfifo(p / "0.png")), "0.png: it cannot be read: it is no ordinary"),
+    "folder_of_links": (lambda p: (p.mkdir(), (p / "0.png").symlink_to("nowhere")), "0.png: it cannot be read"),
 }
 """By name: how the file is made, and what the reason says. Where it says nothing, the file may also be used."""
 
@@ -246,6 +252,40 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     sources, skipped = find_sources(tmp_path)
     assert [source.name for source in sources] == ["a/good.mp4"]
     assert [(each.source, "link" in each.reason) for each in skipped] == [("a/b", True)]
+
+
+def test_all_of_them_in_one_folder_harm_nothing_and_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name, (make, _) in HOSTILE.items():
+        make(folder / name)
+    clip(folder / "good.mp4")
+    lines = [{"file": name, "caption": "a red ball"} for name in (*HOSTILE, "good.mp4")]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    settings = settings_for(folder, tmp_path / "out", sizes=[(32, 48)], lengths=[7], fps=20, max_bad_share=1.0)
+    settings = replace(settings, encoding=replace(settings.encoding, limits=LIMITS))
+    *_, planned = prepare(settings, ThisMachine(), dry_run=True)
+    assert isinstance(planned, Planned)
+    bad = {name for name, (_, expected) in HOSTILE.items() if expected}
+    skipped = {each.source for each in planned.skipped}
+    used = {clip.source.name for clip in planned.clips}
+    assert bad <= skipped and "good.mp4" in used and not skipped & used
+    assert skipped | used == {*HOSTILE, "good.mp4"}, (skipped | used) ^ {*HOSTILE, "good.mp4"}
+    assert planned.num_sources == len(HOSTILE) + 1
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    [skipped] = find_sources(tmp_path)[1]
+    assert skipped.source == "closed" and "Permission denied" in skipped.reason
 
 
 MEASURE = """

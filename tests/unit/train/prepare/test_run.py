@@ -181,7 +181,7 @@ def test_nothing_good_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
             run(tmp_path / "videos", tmp_path / "out", max_bad_share=1.0)
         (tmp_path / "videos" / "a.txt").write_text("a ball")
     (tmp_path / "videos" / "a.mp4").unlink()
-    with pytest.raises(TrainingError, match="none of 0 sources"):
+    with pytest.raises(TrainingError, match="no video and no picture"):
         run(tmp_path / "videos", tmp_path / "out", max_bad_share=1.0)
 
 
