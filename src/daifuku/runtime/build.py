@@ -36,7 +36,7 @@ from daifuku.text import TextEncoder, load_text_encoder
 from daifuku.text.encoder import MAX_TOKENS
 from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
 from daifuku.weights.ahead import reading_ahead
-from daifuku.weights.identity import model_identity
+from daifuku.weights.identity import model_identity, part_identities
 from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit, open_text, text_shapes
 from daifuku.weights.locate import ModelFiles, locate
 from daifuku.weights.lora import Deltas, merge
@@ -98,6 +98,8 @@ class Parts:
     revision: str | None = None
     variant: str | None = None
     identity: Callable[[], str | None] = lambda: None
+    identities: Callable[[], Mapping[str, str]] = dict
+    """Of the VAE and of the text encoder: see `weights/identity.py`."""
     preview: Callable[[], LatentToRGB | None] = lambda: None
     """How latents become colours, where that is known."""
     remember_preview: Callable[[LatentToRGB], None] = lambda _: None
@@ -160,6 +162,7 @@ def load_parts(
         revision=revision,
         variant=variant,
         identity=identity,
+        identities=lambda: part_identities(files),
         preview=lambda: read_latent_to_rgb(files.root / preview.FILE) or read_latent_to_rgb(learnt()),
         remember_preview=lambda to_rgb: to_rgb.save(learnt()),
         notices=notices,
