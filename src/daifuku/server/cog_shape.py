@@ -1,4 +1,4 @@
-"""Predictions as Cog's clients know them: made while they wait, streamed or told to a webhook, under names of theirs."""
+"""Predictions as Cog's clients know them: made while they wait, streamed, or told to a webhook, under their own names."""
 
 import asyncio
 import base64
@@ -31,6 +31,9 @@ router = APIRouter(tags=["Cog"], responses=ERRORS)
 
 LOOK_S = 1.0
 """Somebody who waits hears after that time at the latest that the server is about to end."""
+
+EVENTS_FILTER = {"type": "array", "items": {"enum": list(EVENTS)}}
+"""JSON Schema of what a webhook is told about; all of it where the list is empty."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FIELDS = ("input", "id", "created_at", "webhook", "webhook_events_filter", "output_file_prefix")
@@ -279,9 +282,8 @@ def _webhook(service: Service, url: object) -> str | None:
     try:
         service.deliverer.check(url)
     except BadTarget as error:
-        raise Problem(
-            400, "webhook_refused", f"webhook is not an address to send to. {error}", param="webhook"
-        ) from error
+        text = f"webhook is not an address to send to. {error}"
+        raise Problem(400, "webhook_refused", text, param="webhook") from error
     assert isinstance(url, str), "what was checked is a text"
     return url
 
@@ -311,7 +313,7 @@ def schemas(served: Served) -> dict[str, Any]:
                 "id": {"type": "string", "pattern": f"^{_NAME.pattern}$"},
                 "created_at": {"type": "string"},
                 "webhook": {"type": "string", "format": "uri"},
-                "webhook_events_filter": {"type": "array", "items": {"enum": list(EVENTS)}},
+                "webhook_events_filter": EVENTS_FILTER,
             },
             "required": ["input"],
             "additionalProperties": False,

@@ -58,7 +58,10 @@ def moderator_of(where: str, timeout_s: float) -> Moderator:
 async def approve(moderator: Moderator, jobs: Sequence[NewJob]) -> None:
     """Returns where all jobs are allowed. Raises Problem, also where nobody can tell."""
     asked = {(job.request["prompt"], job.request["negative_prompt"], job.tenant) for job in jobs}
-    questions = [dict(zip(("prompt", "negative_prompt", "tenant"), each, strict=True)) for each in sorted(asked)]
+    questions: list[Question] = [
+        {"prompt": prompt, "negative_prompt": negative_prompt, "tenant": tenant}
+        for prompt, negative_prompt, tenant in sorted(asked)
+    ]
     try:
         verdicts = await asyncio.gather(*map(moderator, questions))
     except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Sending one JSON object to one address: no redirect is followed, and nobody can keep the sender waiting or reading."""
+"""Sending one JSON object to one address: it follows no redirect, and waits and reads only so long."""
 
 import asyncio
 import ssl

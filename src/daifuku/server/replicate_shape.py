@@ -62,9 +62,7 @@ def schemas() -> dict[str, Any]:
                 "version": {"type": "string", "description": "The name of the model."},
                 "input": {"$ref": "#/components/schemas/Input"},
                 "webhook": {"type": "string", "format": "uri"},
-                "webhook_events_filter": {
-                    "$ref": "#/components/schemas/PredictionRequest/properties/webhook_events_filter"
-                },
+                "webhook_events_filter": cog_shape.EVENTS_FILTER,
             },
             "required": ["input"],
             "additionalProperties": False,

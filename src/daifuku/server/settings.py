@@ -38,9 +38,7 @@ class Settings(BaseSettings):
     loras: Path | None = Field(None, description="Folder of LoRAs; a request names a file without its ending.")
     keys: Path | None = Field(None, description="TOML file of the API keys; without one everybody is let in.")
     allowed_hosts: list[str] = Field([], description="Further names that a request's Host may have.")
-    public_url: str | None = Field(
-        None, description="Where clients reach the server, for links; as asked if not given."
-    )
+    public_url: str | None = Field(None, description="Where clients reach the server, for links.")
     moderation: str | None = Field(None, description="URL or package.module:function that is asked about each prompt.")
     moderation_s: float = Field(5.0, gt=0, description="Seconds for its answer; without one nothing is accepted.")
     webhooks: Literal["off", "public"] = Field("off", description="public sends them to any public address.")

@@ -88,7 +88,7 @@ def signature(secret: bytes, message_id: str, timestamp: str, content: bytes) ->
 
 
 class Deliverer:
-    """Sends webhooks while the server runs. What it has not told yet lies in the outbox, and is told by the next one."""
+    """Sends webhooks while the server runs; what it has not told yet waits in the outbox for the next one."""
 
     def __init__(self, *, manner: Manner, database: Database, feed: Feed, metrics: Metrics, log: Log) -> None:
         self._manner = manner
