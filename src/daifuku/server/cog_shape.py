@@ -1,4 +1,4 @@
-"""Predictions as Cog's clients know them: made while they wait, streamed, or told to a webhook, under their own names."""
+"""Predictions as clients of Cog know them: they wait, read a stream, or have a webhook told, under names of theirs."""
 
 import asyncio
 import base64

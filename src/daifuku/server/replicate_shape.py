@@ -13,7 +13,7 @@ from daifuku.server.problems import Problem
 
 router = APIRouter(prefix="/v1/predictions", tags=["Replicate"], responses=ERRORS)
 
-MAX_WAIT_S = 60
+MAX_WAIT_S = 60.0
 """With Prefer: wait, as at Replicate."""
 
 
@@ -50,7 +50,7 @@ def _wait_s(preferences: dict[str, str]) -> float:
     if "wait" not in preferences:
         return 0.0
     said = preferences["wait"]
-    return min(MAX_WAIT_S, int(said[:4])) if said.isascii() and said.isdecimal() else MAX_WAIT_S
+    return min(MAX_WAIT_S, float(said[:4])) if said.isascii() and said.isdecimal() else MAX_WAIT_S
 
 
 def schemas() -> dict[str, Any]:

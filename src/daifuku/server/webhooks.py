@@ -165,6 +165,8 @@ class Deliverer:
         while True:
             self._bell.clear()
             wait_s = LOOK_S
+            # One whose telling ends while the outbox is read is still found there.
+            told = set(self._telling)
             try:
                 now = time()
                 due, next_at = await self._database.read(lambda store, now=now: _next(store, now))
@@ -172,7 +174,7 @@ class Deliverer:
                 self._log.warning("the outbox cannot be read", {"error": str(error)})
             else:
                 for one in due:
-                    if one.job_id not in self._telling and len(self._telling) < MAX_TOGETHER:
+                    if one.job_id not in told and len(self._telling) < MAX_TOGETHER:
                         self._telling.add(one.job_id)
                         self._spawn(self._tell_end(one))
                 wait_s = LOOK_S if next_at is None else min(LOOK_S, max(0.0, next_at - time()))
@@ -193,8 +195,8 @@ class Deliverer:
                 self._metrics.webhooks.labels(COMPLETED, "given_up").inc()
                 self._log.warning("a webhook was given up", {"job": due.job_id, "tries": due.tries + 1})
             await self._database.change(lambda store: Predictions(store).settle(due.job_id))
-        except sqlite3.Error as error:
-            self._log.warning("the outbox cannot be written", {"error": str(error)})
+        except Exception as error:  # noqa: BLE001 (a full disk, say; it stays in the outbox, and keeps no other waiting)
+            self._log.warning("a webhook went wrong", {"job": due.job_id, "error": type(error).__name__})
             await asyncio.sleep(self._manner.retry_s)
         finally:
             self._telling.discard(due.job_id)
