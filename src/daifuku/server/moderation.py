@@ -49,7 +49,7 @@ def moderator_of(where: str, timeout_s: float) -> Moderator:
     """What asks a URL or a function "package.module:name". Raises InvalidRequest where there is neither."""
     if where.startswith(("http://", "https://")):
         try:
-            return _within(timeout_s, _Endpoint(parse_target(where), timeout_s))
+            return _within(timeout_s, _Endpoint(parse_target(where)))
         except BadTarget as error:
             raise InvalidRequest(f"the setting moderation is no URL that works. {error}") from error
     return _within(timeout_s, _Function(_found(where)))
@@ -114,13 +114,12 @@ def _verdict(found: Any) -> Verdict:
 @dataclass(frozen=True)
 class _Endpoint:
     target: Target
-    timeout_s: float
 
     async def __call__(self, question: Question) -> Any:
         # The operator has named it: it may well have a private address.
         address = (await look_up(self.target.host, self.target.port))[0]
         content = json.dumps(dict(question)).encode()
-        answer = await post(self.target, address, content, headers={}, timeout_s=self.timeout_s, with_content=True)
+        answer = await post(self.target, address, content, headers={}, with_content=True)
         if not answer.is_success:
             raise NoAnswer(f"status {answer.status}")
         return parse_json(answer.content)

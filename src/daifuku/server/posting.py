@@ -1,4 +1,4 @@
-"""Sending one JSON object to one address: it follows no redirect, and waits and reads only so long."""
+"""Sending one JSON object to one address: it follows no redirect, and reads only so much."""
 
 import asyncio
 import ssl
@@ -36,25 +36,22 @@ async def post(
     content: bytes,
     *,
     headers: Mapping[str, str],
-    timeout_s: float,
     with_content: bool = False,
 ) -> Answer:
     """The answer to `content`, sent to the address and nowhere else; without its content unless asked for.
 
-    The certificate of https is checked against the host of the target. Raises NoAnswer.
+    The certificate of https is checked against the host of the target. How long to wait is the caller's business: it
+    may be cancelled at any moment. Raises NoAnswer.
     """
     secure = ssl.create_default_context() if target.scheme == "https" else None
     name = target.host if secure else None
     try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(address, target.port, ssl=secure, server_hostname=name)
-            try:
-                return await _exchange(reader, writer, _request(target, content, headers), content, with_content)
-            finally:
-                # Not closed in a friendly way: the other side might not let go.
-                writer.transport.abort()
-    except TimeoutError as error:
-        raise NoAnswer("too slow") from error
+        reader, writer = await asyncio.open_connection(address, target.port, ssl=secure, server_hostname=name)
+        try:
+            return await _exchange(reader, writer, _request(target, content, headers), content, with_content)
+        finally:
+            # Not closed in a friendly way: the other side might not let go.
+            writer.transport.abort()
     except (OSError, h11.ProtocolError) as error:
         raise NoAnswer(type(error).__name__) from error
 

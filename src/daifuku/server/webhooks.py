@@ -217,8 +217,7 @@ class Deliverer:
             target = self._manner.policy.check(about.webhook)
             async with asyncio.timeout(self._manner.timeout_s):
                 address = await self._manner.policy.address(target)
-            headers = self._headers(message_id, content)
-            answer = await post(target, address, content, headers=headers, timeout_s=self._manner.timeout_s)
+                answer = await post(target, address, content, headers=self._headers(message_id, content))
             outcome = "ok" if answer.is_success else f"status {answer.status}"
         except (BadTarget, NoAnswer, OSError, TimeoutError) as error:
             outcome = str(error) if isinstance(error, NoAnswer) else type(error).__name__
