@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import replicate
+from replicate.client import Client
 from replicate.exceptions import ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
@@ -34,25 +34,25 @@ def live(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterat
 
 
 @pytest.fixture
-def client(live: Live) -> replicate.Client:
-    client = replicate.Client(base_url=live.url, api_token="none is needed")
+def client(live: Live) -> Client:
+    client = Client(base_url=live.url, api_token="none is needed")
     client.poll_interval = 0.05
     return client
 
 
-def test_the_client_creates_waits_and_finds_the_video(client: replicate.Client, live: Live, tmp_path: Path) -> None:
+def test_the_client_creates_waits_and_finds_the_video(client: Client, live: Live, tmp_path: Path) -> None:
     prediction = client.predictions.create(version="daifuku-tiny", input=SHORT | {"seed": 7})
     assert prediction.status in ("starting", "processing")
     prediction.wait()
     assert (prediction.status, prediction.error) == ("succeeded", None)
     assert prediction.input is not None and prediction.input["seed"] == 7
-    assert live.http.get(prediction.output).content[4:8] == b"ftyp"
+    assert live.http.get(str(prediction.output)).content[4:8] == b"ftyp"
     held = client.predictions.create(version="daifuku-tiny", input=SHORT | {"seed": 7}, wait=30)
     assert held.status == "succeeded" and held.metrics is not None and held.metrics["predict_time"] > 0
     assert client.predictions.get(held.id).output == held.output
 
 
-def test_the_client_sees_how_far_it_is_and_cancels(client: replicate.Client) -> None:
+def test_the_client_sees_how_far_it_is_and_cancels(client: Client) -> None:
     prediction = client.predictions.create(version="daifuku-tiny", input=LONG)
     while prediction.progress is None or not prediction.progress.percentage:
         assert prediction.status in ("starting", "processing")
@@ -62,7 +62,7 @@ def test_the_client_sees_how_far_it_is_and_cancels(client: replicate.Client) -> 
     assert prediction.status == "canceled"
 
 
-def test_the_client_checks_the_signature_of_a_webhook(client: replicate.Client, receiver: Receiver) -> None:
+def test_the_client_checks_the_signature_of_a_webhook(client: Client, receiver: Receiver) -> None:
     prediction = client.predictions.create(
         version="daifuku-tiny", input=SHORT, webhook=receiver.url, webhook_events_filter=["completed"]
     )
@@ -73,7 +73,7 @@ def test_the_client_checks_the_signature_of_a_webhook(client: replicate.Client, 
     assert (heard.json["id"], heard.json["status"]) == (prediction.id, "succeeded")
 
 
-def test_the_client_understands_what_is_wrong(client: replicate.Client) -> None:
+def test_the_client_understands_what_is_wrong(client: Client) -> None:
     with pytest.raises(ReplicateError):
         client.predictions.create(version="daifuku-tiny", input={"prompt": "x", "num_outputs": 2})
     with pytest.raises(ReplicateError):

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from daifuku.server.asks import ALIASES, OPENAI_FIELDS, Served
+from daifuku.server.asks import REQUEST_FIELDS, Served
 from daifuku.server.callers import ERRORS, Behind, Reader, Writer, takes
 from daifuku.server.jobs import Job
 from daifuku.server.keys import ApiKey
@@ -140,12 +140,8 @@ async def accepted(request: Request, service: Service, key: ApiKey, body: Mappin
 
 async def found(service: Service, key: ApiKey, name: str) -> Prediction:
     """A prediction of that key by its client's name, or any job by its id. Raises Problem."""
-    named = await service.database.read(lambda store: Predictions(store).job_id(key.name, name))
-    job = await service.look(key, named or name)
-    shown_name = named and name
-    if shown_name is None:
-        shown_name = await service.database.read(lambda store: Predictions(store).name(job.id))
-    return Prediction(job=job, name=shown_name)
+    job_id, its_name = await service.database.read(lambda store: Predictions(store).find(key.name, name))
+    return Prediction(job=await service.look(key, job_id), name=its_name)
 
 
 def as_shown(service: Service, request: Request, prediction: Prediction, output: str | None = None) -> dict[str, Any]:
@@ -177,12 +173,12 @@ async def ended(service: Service, job_id: str) -> Job | None:
 
 
 async def _answered(request: Request, service: Service, key: ApiKey, prediction: Prediction) -> Response:
-    """In the way that the request asks for. Who can come back to a name of his may leave; else leaving cancels."""
+    """In the way that the request asks for. Who leaves cancels, unless a name of his or a key lets him come back."""
     job_id = prediction.job.id
-    named = prediction.name != job_id
+    comes_back = prediction.name != job_id or "idempotency-key" in request.headers
 
     async def _leave() -> None:
-        if not named and not service.draining:
+        if not comes_back and not service.draining:
             with suppress(Problem):
                 await service.cancel(key, job_id)
 
@@ -294,15 +290,14 @@ def _time(seconds: float) -> str:
 
 def schemas(served: Served) -> dict[str, Any]:
     """Of the OpenAPI document: what Cog's clients look for, and the body."""
-    fields = served.schema()
-    once = {name: about for name, about in fields["properties"].items() if name not in {*ALIASES, *OPENAI_FIELDS}}
-    ordered = {name: about | {"title": name, "x-order": order} for order, (name, about) in enumerate(once.items())}
+    create = served.schema()
+    fields = [(name, create["properties"][name]) for name in REQUEST_FIELDS]
     return {
         "Input": {
             "title": "Input",
             "type": "object",
-            "properties": ordered | {name: fields["properties"][name] for name in (*ALIASES, *OPENAI_FIELDS)},
-            "required": fields["required"],
+            "properties": {name: about | {"x-order": order} for order, (name, about) in enumerate(fields)},
+            "required": create["required"],
             "additionalProperties": False,
         },
         "Output": {"title": "Output", "type": "string", "format": "uri"},
@@ -317,6 +312,6 @@ def schemas(served: Served) -> dict[str, Any]:
             },
             "required": ["input"],
             "additionalProperties": False,
-            "example": {"input": fields["example"]},
+            "example": {"input": create["example"]},
         },
     }

@@ -94,15 +94,12 @@ class Predictions:
             )
         return accepted
 
-    def job_id(self, tenant: str, name: str) -> str | None:
-        """Of the prediction that a client calls so."""
-        row = self._one("SELECT job_id FROM predictions WHERE tenant = ? AND name = ?", tenant, name)
-        return None if row is None else row["job_id"]
-
-    def name(self, job_id: str) -> str:
-        """What a client calls the prediction of a job."""
-        row = self._one("SELECT name FROM predictions WHERE job_id = ?", job_id)
-        return job_id if row is None else row["name"]
+    def find(self, tenant: str, name: str) -> tuple[str, str]:
+        """The job that a client means by his name for it or by its id, if it is his; and his name or else that id."""
+        row = self._one(
+            "SELECT job_id, name FROM predictions WHERE tenant = ? AND (name = ? OR job_id = ?)", tenant, name, name
+        )
+        return (name, name) if row is None else (row["job_id"], row["name"])
 
     def watched(self, job_id: str | None = None) -> list[Watched]:
         """Jobs that have not ended and have a webhook: all of them, or that one."""

@@ -2,11 +2,13 @@
 
 import json
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -51,8 +53,8 @@ class Receiver:
 
 
 @contextmanager
-def receiving(*answers: int | bytes | str, port: int = 0) -> Iterator[Receiver]:
-    """On any free port of loopback, or that one."""
+def receiving(*answers: int | bytes | str, port: int = 0, certificate: Path | None = None) -> Iterator[Receiver]:
+    """On any free port of loopback, or that one; with a certificate by TLS."""
     receiver = Receiver(answers=list(answers) or [200])
     ending = threading.Event()
 
@@ -98,6 +100,10 @@ def receiving(*answers: int | bytes | str, port: int = 0) -> Iterator[Receiver]:
 
     with _Server(("127.0.0.1", port), _Handler) as server:
         receiver.port = server.server_address[1]
+        if certificate is not None:
+            secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            secure.load_cert_chain(certificate)
+            server.socket = secure.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

@@ -242,6 +242,12 @@ def test_who_gave_a_name_may_leave_and_come_back(busy: House, accept: str) -> No
     assert busy.client.put("/predictions/mine", json=WANTED).json()["output"].startswith("data:")
 
 
+def test_who_has_a_key_to_ask_with_again_may_leave_too(busy: House) -> None:
+    asked_and_left(busy, "POST", "/predictions", {"idempotency-key": "once"})
+    (job,) = busy.client.get("/v1/videos").json()["data"]
+    assert job["status"] in ("queued", "in_progress")
+
+
 def test_who_waits_when_the_server_is_about_to_end_is_told_where_it_goes_on(busy: House) -> None:
     put(busy, "running")
     until(busy, "running", "processing")

@@ -1,6 +1,7 @@
 import base64
 import itertools
 import sqlite3
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -229,7 +230,7 @@ def test_what_is_forgotten_of_a_job_is_forgotten_whole(store: Store) -> None:
     job = running(store)
     store.fail(job.id, job.fence, "x", "x", 2.0)
     assert store.forget(10.0**9, 10.0**9) == 1
-    assert Predictions(store).due(9.0, 9) == [] and Predictions(store).job_id("a", "n") is None
+    assert Predictions(store).due(9.0, 9) == [] and Predictions(store).find("a", "n") == ("n", "n")
 
 
 def test_no_hostile_url_and_no_hostile_name_ever_leads_to_a_connection(tmp_path: Path) -> None:
@@ -253,6 +254,32 @@ def test_no_hostile_url_and_no_hostile_name_ever_leads_to_a_connection(tmp_path:
             assert found == []
             assert home.log.getvalue().count('"why": "BadTarget"') == len(REBOUND)
         assert receiver.connections == 0
+
+
+CERTIFICATE = Path(__file__).parent / "hooks.example.org.pem"
+"""Of that name, signed by itself, with its key; worth nothing outside this test."""
+
+
+@pytest.mark.parametrize(
+    "host, trusted, heard",
+    [("hooks.example.org", True, True), ("hooks.example.org", False, False), ("other.example.org", True, False)],
+)
+def test_the_checked_address_has_to_prove_that_it_is_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, trusted: bool, heard: bool
+) -> None:
+    async def _look_up(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    if trusted:
+        found = ssl.create_default_context(cafile=str(CERTIFICATE))
+        monkeypatch.setattr(ssl, "create_default_context", lambda: found)
+    with receiving(certificate=CERTIFICATE) as receiver:
+        policy = Policy(hosts=frozenset({f"{host}:{receiver.port}"}), private=True, look_up=_look_up)
+        with house(tmp_path, manner=replace(SILENT, policy=policy, tries=1)) as home:
+            assert ask(home, f"https://{host}:{receiver.port}/").status_code == 202
+            home.client.put("/predictions/mine", json={"input": BODY})
+            until_settled(tmp_path)
+            assert len(receiver.heard) == int(heard)
 
 
 def test_a_secret_stands_in_the_setting_or_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
