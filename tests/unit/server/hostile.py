@@ -65,6 +65,7 @@ _WAYS_OF_WRITING = (
     *(
         "http://example.org\\@127.0.0.1/",
         "http:\\\\127.0.0.1\\",
+        "http://example.org/\\@127.0.0.1/",
         "http://127.0.0.1%2f@example.org/",
         "http://exa%6dple.org/",
     ),

@@ -173,6 +173,16 @@ def test_what_was_not_told_is_told_by_the_next_server(tmp_path: Path) -> None:
             until_settled(tmp_path)
 
 
+def test_an_end_that_is_just_being_told_is_told_to_nobody_else_and_keeps_no_other_waiting(tmp_path: Path) -> None:
+    with receiving("hangs", 200) as receiver, house(tmp_path, manner=replace(to(receiver), timeout_s=5.0)) as home:
+        ask(home, receiver.url, name="slow")
+        receiver.wait(1)
+        for number in range(4):
+            ask(home, receiver.url, name=f"n{number}")
+        heard = [one.json["id"] for one in receiver.wait(5)]
+        assert heard[0] == "slow" and sorted(heard[1:]) == ["n0", "n1", "n2", "n3"]
+
+
 @pytest.mark.parametrize("way", ["cancel", "delete", "die"])
 def test_every_end_is_told(tmp_path: Path, way: str) -> None:
     script = ["die"] if way == "die" else ["wait"]
