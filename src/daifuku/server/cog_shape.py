@@ -134,7 +134,7 @@ async def accepted(request: Request, service: Service, key: ApiKey, body: Mappin
         raise Problem(409, "id_reused", "A prediction with this id had another input before.", param="id") from error
     (job,) = stored.jobs
     if wish.webhook is not None and not stored.replayed:
-        await service.deliverer.follow(job.id)
+        service.deliverer.follow(job.id)
     return Prediction(job=job, name=wish.name or job.id)
 
 
@@ -157,7 +157,7 @@ def base_url(service: Service, request: Request) -> str:
 
 
 async def ended(service: Service, job_id: str) -> Job | None:
-    """The job when it has ended; None where the server is about to end before. Raises nothing."""
+    """The job when it has ended; None where the server is about to end before."""
     with service.feed.following(job_id) as bell:
         while not service.draining:
             bell.clear()

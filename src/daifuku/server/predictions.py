@@ -103,10 +103,11 @@ class Predictions:
 
     def watched(self, job_id: str | None = None) -> list[Watched]:
         """Jobs that have not ended and have a webhook: all of them, or that one."""
+        which, values = ("", ()) if job_id is None else (" AND job_id = ?", (job_id,))
         rows = self._db.execute(
             "SELECT job_id, name, base_url, webhook, events FROM predictions JOIN jobs ON jobs.id = job_id "
-            "WHERE webhook IS NOT NULL AND state IN ('queued', 'running') AND coalesce(?, job_id) = job_id",
-            (job_id,),
+            f"WHERE webhook IS NOT NULL AND state IN ('queued', 'running'){which}",
+            values,
         ).fetchall()
         return [Watched(**{**row, "events": tuple(json.loads(row["events"]))}) for row in map(dict, rows)]
 

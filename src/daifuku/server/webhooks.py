@@ -110,12 +110,9 @@ class Deliverer:
         for watched in await self._database.read(lambda store: Predictions(store).watched()):
             self._spawn(self._accompany(watched))
 
-    async def follow(self, job_id: str) -> None:
-        """A job was accepted: if it has a webhook, that hears of it from now on."""
-        for watched in await self._database.read(lambda store: Predictions(store).watched(job_id)):
-            self._spawn(self._accompany(watched))
-        # It may have ended already.
-        self._bell.set()
+    def follow(self, job_id: str) -> None:
+        """A job with a webhook was accepted: that hears of it from now on."""
+        self._spawn(self._begin(job_id))
 
     async def close(self) -> None:
         """Ends at once: a try that is under way is made again by the next server."""
@@ -130,7 +127,21 @@ class Deliverer:
 
     # The course of a job: each event is tried once.
 
+    async def _begin(self, job_id: str) -> None:
+        for watched in await self._database.read(lambda store: Predictions(store).watched(job_id)):
+            await self._accompany(watched)
+        # It may have ended before anybody looked.
+        self._bell.set()
+
     async def _accompany(self, watched: Watched) -> None:
+        try:
+            await self._tell_course(watched)
+        except sqlite3.Error as error:
+            self._log.warning("the course of a job cannot be told", {"job": watched.job_id, "error": str(error)})
+        finally:
+            self._bell.set()
+
+    async def _tell_course(self, watched: Watched) -> None:
         started, line, told_at = False, "", 0.0
         with self._feed.following(watched.job_id) as bell:
             while True:
@@ -150,7 +161,6 @@ class Deliverer:
                 await bell.wait()
         if job is not None and job.state == "completed":
             await self._tell(watched, OUTPUT)
-        self._bell.set()
 
     async def _tell(self, watched: Watched, event: str) -> None:
         if event in watched.events:
