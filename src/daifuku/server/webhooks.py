@@ -108,11 +108,11 @@ class Deliverer:
         """Goes on with what an earlier server left."""
         self._spawn(self._empty_outbox())
         for watched in await self._database.read(lambda store: Predictions(store).watched()):
-            self._spawn(self._accompany(watched))
+            self._spawn(self._accompany(watched.job_id))
 
     def follow(self, job_id: str) -> None:
         """A job with a webhook was accepted: that hears of it from now on."""
-        self._spawn(self._begin(job_id))
+        self._spawn(self._accompany(job_id))
 
     async def close(self) -> None:
         """Ends at once: a try that is under way is made again by the next server."""
@@ -127,17 +127,12 @@ class Deliverer:
 
     # The course of a job: each event is tried once.
 
-    async def _begin(self, job_id: str) -> None:
-        for watched in await self._database.read(lambda store: Predictions(store).watched(job_id)):
-            await self._accompany(watched)
-        # It may have ended before anybody looked.
-        self._bell.set()
-
-    async def _accompany(self, watched: Watched) -> None:
+    async def _accompany(self, job_id: str) -> None:
         try:
-            await self._tell_course(watched)
+            for watched in await self._database.read(lambda store: Predictions(store).watched(job_id)):
+                await self._tell_course(watched)
         except sqlite3.Error as error:
-            self._log.warning("the course of a job cannot be told", {"job": watched.job_id, "error": str(error)})
+            self._log.warning("the course of a job cannot be told", {"job": job_id, "error": str(error)})
         finally:
             self._bell.set()
 
@@ -146,18 +141,19 @@ class Deliverer:
         with self._feed.following(watched.job_id) as bell:
             while True:
                 bell.clear()
-                job = await self._database.read(lambda store: store.find(watched.job_id))
-                if job is None or job.has_ended:
-                    break
-                if job.state == "running" and not started:
+                running, job = self._feed.is_running(watched.job_id), None
+                if not running:
+                    job = await self._database.read(lambda store: store.find(watched.job_id))
+                    if job is None or job.has_ended:
+                        break
+                if not started and (running or (job is not None and job.state == "running")):
                     started = True
                     await self._tell(watched, START)
                 now_line = log_line(self._feed.progress(watched.job_id))
-                if self._feed.is_running(watched.job_id) and now_line != line:
+                # Steps in between are passed over.
+                if running and now_line != line and monotonic() - told_at >= LOGS_EVERY_S:
                     line, told_at = now_line, monotonic()
                     await self._tell(watched, LOGS)
-                # Steps in between are passed over.
-                await asyncio.sleep(max(0.0, LOGS_EVERY_S - (monotonic() - told_at)) if line else 0.0)
                 await bell.wait()
         if job is not None and job.state == "completed":
             await self._tell(watched, OUTPUT)
@@ -238,13 +234,10 @@ class Deliverer:
 
     def _headers(self, message_id: str, content: bytes) -> Mapping[str, str]:
         timestamp = str(int(time()))
-        named = {"webhook-id": message_id, "webhook-timestamp": timestamp}
-        secret = self._manner.secret
-        return (
-            named
-            if secret is None
-            else named | {"webhook-signature": signature(secret, message_id, timestamp, content)}
-        )
+        headers = {"webhook-id": message_id, "webhook-timestamp": timestamp}
+        if self._manner.secret is not None:
+            headers["webhook-signature"] = signature(self._manner.secret, message_id, timestamp, content)
+        return headers
 
 
 def _next(store: Store, now: float) -> tuple[Sequence[Due], float | None]:
