@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 MAX_LENGTH = 2048
@@ -94,13 +95,15 @@ def is_public(address: str) -> bool:
 async def look_up(host: str, port: int) -> Sequence[str]:
     """The addresses that the system knows for a name. Raises OSError."""
     found = await asyncio.get_running_loop().run_in_executor(
-        _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        _resolvers(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     )
     return [str(address[0]) for *_, address in found]
 
 
-_RESOLVERS = ThreadPoolExecutor(4, thread_name_prefix="look-up")
-"""Not the threads that everything else uses: a slow name server may keep them waiting."""
+@cache
+def _resolvers() -> ThreadPoolExecutor:
+    """Not the threads that everything else uses: a slow name server may keep them waiting."""
+    return ThreadPoolExecutor(4, thread_name_prefix="look-up")
 
 
 @dataclass(frozen=True, kw_only=True)
