@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daifuku.server import health_shape, native_shape, openai_shape
+from daifuku.server import cog_shape, health_shape, native_shape, openai_shape, replicate_shape
 from daifuku.server.asks import Served
 from daifuku.server.keys import Doorkeeper
 from daifuku.server.logs import Log
@@ -20,7 +20,13 @@ from daifuku.server.service import Service
 from daifuku.server.settings import LOOPBACK, Settings
 from daifuku.version import VERSION
 
-SHAPES = (native_shape.router, openai_shape.router, health_shape.router)
+SHAPES = (
+    native_shape.router,
+    openai_shape.router,
+    cog_shape.router,
+    replicate_shape.router,
+    health_shape.router,
+)
 """The order matters: /v1/videos/batch comes before /v1/videos/{id}."""
 
 
@@ -111,7 +117,7 @@ class _Entrance:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
-        known = scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else "other"
+        known = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE") else "other"
         self._metrics.requests.labels(known, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
 
@@ -135,6 +141,8 @@ def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
             "additionalProperties": False,
             "example": {"fps": 10},
         },
+        **cog_shape.schemas(served),
+        **replicate_shape.schemas(),
         "Error": _ERROR,
     }
     for path in document["paths"].values():

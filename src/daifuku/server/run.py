@@ -24,10 +24,13 @@ from daifuku.server.folder import DataFolder, Retention, sweep
 from daifuku.server.keys import Doorkeeper, read_keys
 from daifuku.server.logs import Log
 from daifuku.server.metrics import Metrics
+from daifuku.server.moderation import moderator_of
 from daifuku.server.pool import LocalPool, Pool, Unusable
 from daifuku.server.service import Service
 from daifuku.server.settings import Settings
+from daifuku.server.targets import Policy
 from daifuku.server.tasks import Opening
+from daifuku.server.webhooks import Deliverer, Manner, read_secret
 
 BUILT_IN = "daifuku-tiny"
 """What clients call the built-in model."""
@@ -63,6 +66,7 @@ async def _run(settings: Settings, listening: Callable[[str], None]) -> None:
     await _tidy(service.folder, service.database)
     server = _server(settings, build_app(service, doorkeeper, log))
     await service.dispatcher.start()
+    await service.deliverer.start()
     sweeping = asyncio.create_task(_sweep(service, settings.sweep_s, log))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started and not serving.done():
@@ -81,6 +85,7 @@ async def _run(settings: Settings, listening: Callable[[str], None]) -> None:
         await serving
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await service.deliverer.close()
         service.database.close()
         log.info("ended", {})
     if failed.done():
@@ -111,6 +116,23 @@ def _service(settings: Settings, log: Log) -> Service:
         retention=Retention(age_s=settings.keep_s, num_bytes=settings.keep_bytes),
         name=served_name(settings),
         loras=loras,
+        deliverer=Deliverer(manner=_manner(settings), database=database, feed=feed, metrics=metrics, log=log),
+        moderator=moderator_of(settings.moderation, settings.moderation_s) if settings.moderation else None,
+    )
+
+
+def _manner(settings: Settings) -> Manner:
+    secret = settings.webhook_secret
+    return Manner(
+        policy=Policy(
+            hosts=frozenset(settings.webhook_hosts),
+            anywhere=settings.webhooks == "public",
+            private=settings.webhook_private,
+        ),
+        secret=read_secret(None if secret is None else secret.get_secret_value()),
+        tries=settings.webhook_tries,
+        retry_s=settings.webhook_retry_s,
+        timeout_s=settings.webhook_s,
     )
 
 
