@@ -1,0 +1,148 @@
+"""Puts the page beside the API in one ASGI application, and leaves open only what the page needs."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from daifuku.studio.client import open_http
+from daifuku.studio.look import ICON, SCRIPT, STYLE, theme
+from daifuku.studio.page import build_page
+
+PATH = "/studio"
+
+OPEN: tuple[tuple[str, str], ...] = (
+    ("GET", "/"),
+    ("GET", "/config"),
+    ("GET", "/theme.css"),
+    ("GET", "/assets/"),
+    ("GET", "/static/"),
+    ("GET", "/gradio_api/startup-events"),
+    ("GET", "/gradio_api/heartbeat/"),
+    ("GET", "/gradio_api/queue/data"),
+    ("POST", "/gradio_api/queue/join"),
+    ("POST", "/gradio_api/cancel"),
+    ("POST", "/gradio_api/reset"),
+)
+"""What of Gradio's routes the page uses: (method, path; with a slash at its end whatever begins so).
+
+Closed are those for uploads, for files of this machine, for requests to other machines, and for its own API."""
+
+MAX_BODY_BYTES = 2**20
+"""Of a call: what stands in the form, several times over."""
+
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        b"style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'self'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""The browser itself refuses to ask any other machine for anything."""
+
+
+def studio_at(address: str) -> Callable[[ASGIApp], ASGIApp]:
+    """From an API, and the address that it is reached at, to the API with its page at /studio."""
+
+    def _around(api: ASGIApp) -> ASGIApp:
+        return WithStudio(api, _gradio_app(address))
+
+    return _around
+
+
+class WithStudio:
+    """Sends what is for the page to the page, and all else to the API.
+
+    Who asks for / and reads HTML is sent to the page; the API answers others there.
+    """
+
+    def __init__(self, api: ASGIApp, page: FastAPI) -> None:
+        self._api = api
+        self._page = page
+        self._starting = asyncio.Lock()
+        self._open: AsyncExitStack | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not (path == "/" or path == PATH or path.startswith(f"{PATH}/")):
+            await self._api(scope, receive, send)
+        elif path == "/":
+            wants_page = scope["method"] in ("GET", "HEAD") and b"text/html" in _header(scope, b"accept")
+            answer = RedirectResponse(f"{PATH}/") if wants_page else self._api
+            await answer(scope, receive, send)
+        elif path == PATH:
+            await RedirectResponse(f"{PATH}/")(scope, receive, send)
+        elif not is_open(scope["method"], path.removeprefix(PATH)):
+            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+        else:
+            await self._start()
+            await self._page(scope, _limited(receive, scope), _with_headers(send))
+
+    async def _start(self) -> None:
+        """Gradio's own tasks, in the loop that serves; they end with it."""
+        async with self._starting:
+            if self._open is None:
+                self._open = AsyncExitStack()
+                await self._open.enter_async_context(self._page.router.lifespan_context(self._page))
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether the page needs that route of Gradio."""
+    asked = "GET" if method == "HEAD" else method
+    plain = path if path == "/" else path.rstrip("/")
+    return ".." not in path and any(
+        asked == method and (path.startswith(route) if route.endswith("/") and route != "/" else plain == route)
+        for method, route in OPEN
+    )
+
+
+def _gradio_app(address: str) -> FastAPI:
+    page = build_page(open_http(address))
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        PATH,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=STYLE,
+        head=f'<link rel="icon" href="{ICON}"><script>{SCRIPT}</script>',
+    )
+
+
+def _limited(receive: Receive, scope: Scope) -> Receive:
+    left = MAX_BODY_BYTES
+
+    async def _receive() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        # Gradio reads whole bodies into memory; for it, who sends more has left.
+        return {"type": "http.disconnect"} if left < 0 else message
+
+    return _receive
+
+
+def _with_headers(send: Send) -> Send:
+    async def _send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *HEADERS]
+        await send(message)
+
+    return _send
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    return b", ".join(value for each, value in headers if each == name)
