@@ -107,7 +107,7 @@ def header(model: str | None) -> str:
     )
 
 
-def seconds(value: float) -> str:
+def seconds(value: int | float) -> str:
     """A duration as people say it."""
     whole = max(1, math.ceil(value))
     if whole < 60:
@@ -146,7 +146,12 @@ def _screen(video: Video, live: Mapping[str, Any]) -> str:
         return f'<div class="screen" style="{ratio}"><p>Cancelled.</p></div>'
     image = live.get("image", "")
     # The server makes it, and yet nothing but a picture gets in here.
-    picture = f'<img alt="Preview of step {int(live["step_seen"])}" src="{text(image)}">' if _is_png(image) else ""
+    picture = ""
+    if image.startswith("data:image/png;base64,"):
+        picture = (
+            f'<studio-preview role="img" aria-label="Preview of step {int(live["step_seen"])}" image="{text(image)}" '
+            f'width="{video["width"]}" height="{video["height"]}"></studio-preview>'
+        )
     return f'<div class="screen is-live" style="{ratio}">{picture}{_progress(video, live)}</div>'
 
 
@@ -164,10 +169,6 @@ def _progress(video: Video, live: Mapping[str, Any]) -> str:
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent}"><i style="width:{percent}%"></i></div></div>'
     )
-
-
-def _is_png(image: str) -> bool:
-    return image.startswith("data:image/png;base64,")
 
 
 def _clip(video: Video) -> str:
@@ -201,7 +202,7 @@ def _actions(video: Video) -> str:
             buttons += [
                 ("compare", "Compare", "Play beside another one"),
                 ("save", "Download", "The mp4, which carries its record"),
-                ("save-record", "Record", "All parameters as JSON"),
+                ("save-record", "JSON", "All parameters as JSON"),
             ]
         buttons += [("remove", "Delete", "")]
     else:
@@ -244,7 +245,10 @@ def _pair(first: Video, second: Video) -> str:
 
 def _card(video: Video, *, is_chosen: bool) -> str:
     is_there = video["status"] == "completed" and video["files"] is not None
-    still = f'<studio-still video="{text(video["id"])}"></studio-still>' if is_there else '<i class="blank"></i>'
+    ratio = f"--ratio:{video['width']}/{video['height']}"
+    still = f'<i class="blank" style="{ratio}"></i>'
+    if is_there:
+        still = f'<studio-still video="{text(video["id"])}" style="{ratio}"></studio-still>'
     status = "" if is_there else f'<span class="status">{STATUS.get(video["status"], "")}</span>'
     current = ' aria-current="true"' if is_chosen else ""
     return (
@@ -254,6 +258,6 @@ def _card(video: Video, *, is_chosen: bool) -> str:
 
 
 _LOGO = (
-    '<svg class="logo" viewBox="0 0 40 40" aria-hidden="true"><ellipse cx="20" cy="23" rx="17" ry="14"/>'
-    '<path d="M20 9c7 0 13 4 13 9 0 0-3 4-13 4S7 18 7 18c0-5 6-9 13-9z"/></svg>'
+    '<svg class="logo" viewBox="0 0 40 40" aria-hidden="true"><path d="M3 28C3 16 10 7 20 7s17 9 17 21c0 4-7 6-17 6S3 '
+    '32 3 28z"/><ellipse cx="20" cy="24" rx="9" ry="7"/></svg>'
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR
 from daifuku.presets import PRESETS, expanded
-from daifuku.request import RANDOM_SEEDS
+from daifuku.request import RANDOM_SEEDS, Number
 from daifuku.studio.client import Model, Video
 
 STEP_PIXELS = SPACE_FACTOR * PATCH
@@ -36,11 +36,11 @@ class Form:
     fps: int = 30
     preset: str = "exact"
     steps: int | None = 64
-    guidance: float | None = 6.0
+    guidance: Number | None = 6.0
     seed: str = ""
     """A text, because a browser's numbers do not hold every seed; empty: a new one is drawn."""
     loras: tuple[str, ...] = ()
-    strength: float = 1.0
+    strength: Number = 1.0
     """Of every LoRA."""
 
     def body(self) -> dict[str, Any]:
@@ -87,14 +87,14 @@ def form_of(video: Video) -> Form:
     )
 
 
-def one_number(scale: Any) -> float:
+def one_number(scale: Any) -> Number:
     """A guidance scale; of one for each step, the first that guides."""
     if isinstance(scale, list | tuple):
         return next((each for each in scale if each != 1), scale[0])
     return scale
 
 
-def preset_values(name: str, model: Model) -> tuple[int, float]:
+def preset_values(name: str, model: Model) -> tuple[int, Number]:
     """Steps and guidance that a preset stands for."""
     own = own_form(model)
     assert own.steps is not None and own.guidance is not None, "a model has its own values"

@@ -1,7 +1,6 @@
 """How the page looks: colours, spacing and type for Gradio's parts, and the files for ours."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 from gradio.themes import Base, Color, sizes
 
@@ -9,9 +8,9 @@ _FOLDER = Path(__file__).parent
 SCRIPT = (_FOLDER / "studio.js").read_text()
 STYLE = (_FOLDER / "studio.css").read_text()
 
-ICON = "data:image/svg+xml," + quote(
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><ellipse cx="20" cy="23" rx="17" ry="14" '
-    'fill="#f3d3dc"/><path d="M20 9c7 0 13 4 13 9 0 0-3 4-13 4S7 18 7 18c0-5 6-9 13-9z" fill="#b23a5e"/></svg>'
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><path d="M3 28C3 16 10 7 20 7s17 9 17 21c0 4-7 6-17 '
+    '6S3 32 3 28z" fill="#f0c9d5"/><ellipse cx="20" cy="24" rx="9" ry="7" fill="#b23a5e"/></svg>'
 )
 
 AZUKI = Color(

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daifuku.studio.client import open_http
@@ -70,8 +70,10 @@ class WithStudio:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] != "http" or not (path == "/" or path == PATH or path.startswith(f"{PATH}/")):
+        if scope["type"] != "http" or not (path in ("/", "/favicon.ico", PATH) or path.startswith(f"{PATH}/")):
             await self._api(scope, receive, send)
+        elif path == "/favicon.ico":
+            await Response(ICON, media_type="image/svg+xml")(scope, receive, send)
         elif path == "/":
             wants_page = scope["method"] in ("GET", "HEAD") and b"text/html" in _header(scope, b"accept")
             answer = RedirectResponse(f"{PATH}/") if wants_page else self._api
@@ -117,7 +119,7 @@ def _gradio_app(address: str) -> FastAPI:
         mcp_server=False,
         theme=theme(),
         css=STYLE,
-        head=f'<link rel="icon" href="{ICON}"><script>{SCRIPT}</script>',
+        head=f"<script>{SCRIPT}</script>",
     )
 
 

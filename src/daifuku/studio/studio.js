@@ -48,7 +48,7 @@ class Media extends HTMLElement {
     const room = this.shadowRoot || this.attachShadow({ mode: "open" });
     const style = document.createElement("style");
     style.textContent = ":host{display:block}video,img{display:block;width:100%;height:100%;object-fit:contain;" +
-      "image-rendering:var(--rendering,auto);border-radius:inherit}";
+      "border-radius:inherit}";
     room.replaceChildren(style, made);
   }
 }
@@ -59,7 +59,7 @@ class Clip extends Media {
     const video = document.createElement("video");
     Object.assign(video, { controls: true, loop: true, muted: true, autoplay: true, playsInline: true });
     video.setAttribute("aria-label", this.getAttribute("label") || "");
-    const fit = () => this.style.setProperty("--rendering", video.videoWidth < 200 ? "pixelated" : "auto");
+    const fit = () => (video.style.imageRendering = video.videoWidth < 200 ? "pixelated" : "auto");
     video.addEventListener("loadedmetadata", fit);
     return video;
   }
@@ -73,6 +73,36 @@ class Still extends Media {
     image.alt = "";
     image.loading = "lazy";
     return image;
+  }
+}
+
+// A preview is some frames side by side: they are shown one after the other.
+class Preview extends HTMLElement {
+  static observedAttributes = ["image"];
+  connectedCallback() {
+    this.pane = document.createElement("div");
+    this.pane.style.cssText = "width:100%;height:100%";
+    (this.shadowRoot || this.attachShadow({ mode: "open" })).replaceChildren(this.pane);
+    this.frame = 0;
+    this.clock = setInterval(() => this.turn(), 160);
+    this.show();
+  }
+  disconnectedCallback() { clearInterval(this.clock); }
+  attributeChangedCallback() { if (this.isConnected) this.show(); }
+  show() {
+    const strip = new Image();
+    strip.onload = () => {
+      const frame = Number(this.getAttribute("width")) / Number(this.getAttribute("height"));
+      this.number = Math.max(1, Math.round(strip.naturalWidth / strip.naturalHeight / frame));
+      this.pane.style.backgroundImage = `url(${strip.src})`;
+      this.pane.style.backgroundSize = `${100 * this.number}% 100%`;
+      this.turn();
+    };
+    strip.src = this.getAttribute("image");
+  }
+  turn() {
+    this.frame = (this.frame + 1) % (this.number || 1);
+    this.pane.style.backgroundPosition = this.number > 1 ? `${(100 * this.frame) / (this.number - 1)}% 0` : "0 0";
   }
 }
 
@@ -122,7 +152,7 @@ class Pair extends HTMLElement {
   }
 }
 
-for (const [name, made] of [["studio-clip", Clip], ["studio-still", Still], ["studio-pair", Pair]]) {
+for (const [name, made] of [["studio-clip", Clip], ["studio-still", Still], ["studio-preview", Preview], ["studio-pair", Pair]]) {
   if (!customElements.get(name)) customElements.define(name, made);
 }
 
