@@ -170,7 +170,7 @@ def _address(sock: socket.socket, *, reachable: bool = False) -> str:
     """Where the server listens; `reachable`: where this machine finds it, also when it listens on all addresses."""
     host, port = sock.getsockname()[:2]
     if reachable:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -55,7 +55,7 @@ class Form:
 
 def own_form(model: Model) -> Form:
     """With the model's own values."""
-    own = {name: about.get("default") for name, about in model.fields.items()}
+    own: dict[str, Any] = {name: about.get("default") for name, about in model.fields.items()}
     return Form(
         negative_prompt=own["negative_prompt"] or "",
         width=own["width"],

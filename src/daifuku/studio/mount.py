@@ -35,6 +35,9 @@ Closed are those for uploads, for files of this machine, for requests to other m
 MAX_BODY_BYTES = 2**20
 """Of a call: what stands in the form, several times over."""
 
+BODY_S = 30.0
+"""For a body to arrive."""
+
 HEADERS = (
     (
         b"content-security-policy",
@@ -84,7 +87,23 @@ class WithStudio:
             await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
         else:
             await self._start()
-            await self._page(scope, _limited(receive, scope), _with_headers(send))
+            await self._page_of(scope, receive, _with_headers(send))
+
+    async def _page_of(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gradio, which reads whole bodies into memory: only small ones, and read in time, get there."""
+        try:
+            message = await _whole(receive)
+        except TimeoutError:
+            message = None
+        if message is None:
+            await PlainTextResponse("This is too large, or too slow.", 413)(scope, receive, send)
+            return
+        messages = [message]
+
+        async def _again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._page(scope, _again, send)
 
     async def _start(self) -> None:
         """Gradio's own tasks, in the loop that serves; they end with it."""
@@ -123,17 +142,19 @@ def _gradio_app(address: str) -> FastAPI:
     )
 
 
-def _limited(receive: Receive, scope: Scope) -> Receive:
-    left = MAX_BODY_BYTES
-
-    async def _receive() -> Message:
-        nonlocal left
-        message = await receive()
-        left -= len(message.get("body", b""))
-        # Gradio reads whole bodies into memory; for it, who sends more has left.
-        return {"type": "http.disconnect"} if left < 0 else message
-
-    return _receive
+async def _whole(receive: Receive) -> Message | None:
+    """The body of a request in one message; None where it is too large. Raises TimeoutError."""
+    body = b""
+    async with asyncio.timeout(BODY_S):
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body += message.get("body", b"")
+            if len(body) > MAX_BODY_BYTES:
+                return None
+            if not message.get("more_body", False):
+                return {**message, "body": body}
 
 
 def _with_headers(send: Send) -> Send:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import httpx
+from gradio.components import Component
 
 from daifuku.studio import form
 from daifuku.studio.client import Api
@@ -60,13 +61,13 @@ def _bind_form(parts: Parts, deeds: Deeds) -> None:
     fields, buttons = parts.form.fields, parts.form.buttons
     prompt, size, preset, seed = (fields[name] for name in ("prompt", "size", "preset", "seed"))
     counted = {"trigger_mode": "always_last", **QUIET}
-    prompt.change(deeds.count, [prompt, parts.key], parts.form.tokens, **counted)
-    size.input(_is_custom, size, parts.form.custom_size, **QUIET)
+    _on(prompt, "change")(deeds.count, [prompt, parts.key], parts.form.tokens, **counted)
+    _on(size, "input")(_is_custom, size, parts.form.custom_size, **QUIET)
     chosen = [fields["steps"], fields["guidance"], parts.form.preset_help]
-    preset.input(deeds.preset, [parts.session, preset], chosen, **QUIET)
+    _on(preset, "input")(deeds.preset, [parts.session, preset], chosen, **QUIET)
     length = [fields["num_frames"], fields["fps"]]
     gr.on(
-        [each.change for each in length],
+        [_on(each, "change") for each in length],
         None,
         length,
         parts.form.length,
@@ -77,9 +78,9 @@ def _bind_form(parts: Parts, deeds: Deeds) -> None:
     buttons["reuse"].click(deeds.reuse, parts.session, seed, **QUIET)
 
 
-def _on(html: gr.HTML, name: str) -> Callable[..., Any]:
-    """The event of that name, which buttons inside the HTML cause."""
-    return getattr(html, name)
+def _on(component: Component, name: str) -> Callable[..., Any]:
+    """An event of a component: one of Gradio's, or one that buttons inside HTML cause."""
+    return getattr(component, name)
 
 
 def _then(event: Any, **listener: Any) -> None:
