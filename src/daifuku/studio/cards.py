@@ -239,7 +239,7 @@ def _pair(first: Video, second: Video) -> str:
     return (
         '<article class="stage is-pair" aria-label="Two videos side by side">'
         f'<studio-pair></studio-pair><div class="sides">{sides}</div>'
-        f'<div class="actions"><button data-do="compare-end">Back to one</button></div></article>'
+        f'<div class="actions"><button data-do="alone">Back to one</button></div></article>'
     )
 
 

@@ -25,8 +25,12 @@ class Deeds:
         self._parts = parts
         self._api_of = api_of
 
-    async def open(self, session: Session, key: str) -> Any:
-        """The page was opened, or got another key."""
+    async def live(self, session: Session, key: str) -> AsyncIterator[Any]:
+        """The page was opened, or got another key: fills it, and keeps it up to date until it is closed.
+
+        It never ends by itself. Gradio closes the stream of a page's answers whenever no listener runs, and loses the
+        answer to a click that comes just then.
+        """
         parts, api = self._parts, self._api_of(key)
         session.videos = []
         session.choose(None)
@@ -36,32 +40,24 @@ class Deeds:
         except Refused as error:
             if error.status not in (401, 403) or key:
                 gr.Warning(cards.text(error))
-            return {parts.key: gr.update(visible=error.status in (401, 403)), **self._shown(session)}
+            yield {parts.key: gr.update(visible=error.status in (401, 403)), **self._shown(session)}
+            return
         session.choose(handlers.first_choice(session))
+        yield self._opened(session, model)
+        async for _ in handlers.watch(session, api):
+            yield self._shown(session)
+
+    def _opened(self, session: Session, model: Model) -> dict[Any, Any]:
+        parts = self._parts
         return {
             parts.key: gr.update(visible=False),
             parts.header: cards.header(model.name),
             parts.form.loras: gr.update(visible=bool(model.loras)),
             parts.form.buttons["generate"]: gr.update(interactive=True),
             parts.form.preset_help: cards.text(form.preset_help(form.own_form(model).preset)),
-            **self._offered(model),
             **self._filled(model, form.own_form(model)),
             **self._shown(session),
         }
-
-    async def follow(self, session: Session, key: str) -> AsyncIterator[Any]:
-        """The chosen video, until it has ended."""
-        async for _ in handlers.follow(session, self._api_of(key)):
-            yield self._shown(session)
-        yield self._shown(session)
-
-    async def look_again(self, session: Session, key: str) -> Any:
-        """The list, while something in it will change. Where it cannot be had, the next look tries again."""
-        try:
-            await handlers.refresh(session, self._api_of(key))
-        except Refused:
-            return gr.skip()
-        return self._shown(session)
 
     async def count(self, prompt: str, key: str) -> Any:
         """Tokens of what was typed."""
@@ -85,7 +81,7 @@ class Deeds:
             )
         return {**self._shown(session), **notes}
 
-    async def open_video(self, session: Session, key: str, event: gr.EventData) -> Any:
+    async def open(self, session: Session, key: str, event: gr.EventData) -> Any:
         """A video of the gallery was clicked: it is shown, or beside the one that is."""
         if session.picking and event.id != session.chosen and session.find(event.id):
             session.other, session.picking = event.id, False
@@ -154,16 +150,7 @@ class Deeds:
 
     def _shown(self, session: Session) -> dict[Any, Any]:
         parts = self._parts
-        return {
-            parts.stage: session.stage(),
-            parts.gallery: session.gallery(),
-            parts.timer: gr.update(active=session.is_busy),
-        }
-
-    def _offered(self, model: Model) -> dict[Any, Any]:
-        """The choices that a model leaves, without their values."""
-        fields, presets = self._parts.form.fields, model.fields["preset"]["enum"]
-        return {fields["loras"]: gr.update(choices=model.loras, value=[]), fields["preset"]: gr.update(choices=presets)}
+        return {parts.stage: session.stage(), parts.gallery: session.gallery()}
 
     def _filled(self, model: Model, filled: form.Form) -> dict[Any, Any]:
         """The form with those values."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -14,6 +15,9 @@ PAGE = 12
 
 TYPING_S = 0.35
 """Pause after which a prompt is counted."""
+
+LOOK_AGAIN_S = 5.0
+"""Between two looks at the list while something in it will still change."""
 
 AGAIN_S = 1.0
 """Between two tries to reach a server that is loading or starting again."""
@@ -34,7 +38,9 @@ class Session:
     live: dict[str, Any] = field(default_factory=dict)
     """Of the chosen one, while it is made: its steps, preview and seconds left."""
     watch: int = 0
-    """Grows whenever another video is chosen: who follows an earlier one stops."""
+    """Grows whenever another video is chosen: an earlier one is not followed any more."""
+    bell: asyncio.Event | None = None
+    """Wakes who keeps the page up to date; None before the page is open."""
 
     def find(self, video_id: str | None) -> Video | None:
         """A video of the gallery."""
@@ -51,6 +57,12 @@ class Session:
         self.chosen, self.other, self.picking = video_id, None, False
         self.live = {}
         self.watch += 1
+        self.ring()
+
+    def ring(self) -> None:
+        """There is something new to show."""
+        if self.bell is not None:
+            self.bell.set()
 
     @property
     def is_busy(self) -> bool:
@@ -104,24 +116,51 @@ def first_choice(session: Session) -> str | None:
     return busy[-1]["id"] if busy else session.videos[0]["id"] if session.videos else None
 
 
-async def follow(session: Session, api: Api) -> AsyncIterator[None]:
-    """Keeps the chosen video up to date until it has ended or another one is chosen; yields at every change.
+async def watch(session: Session, api: Api) -> AsyncIterator[None]:
+    """Keeps what a page shows up to date as long as it is open; yields whenever there is something new to show.
+
+    The chosen video is followed, whichever it is by now; the rest is looked at from time to time while it will change.
+    """
+    before, bell = session.bell, asyncio.Event()
+    session.bell = bell
+    if before is not None:
+        before.set()
+    watched, following = session.watch, asyncio.create_task(follow(session, api))
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_AGAIN_S if session.is_busy else None):
+                    await bell.wait()
+            except TimeoutError:
+                # Where the list cannot be had, the next look tries again.
+                with suppress(Refused):
+                    await refresh(session, api)
+            bell.clear()
+            if session.bell is not bell:
+                return
+            if session.watch != watched:
+                following.cancel()
+                watched, following = session.watch, asyncio.create_task(follow(session, api))
+            yield
+    finally:
+        following.cancel()
+
+
+async def follow(session: Session, api: Api) -> None:
+    """Takes what happens to the chosen video into the session, until its end.
 
     Where the server starts again meanwhile, so does this.
     """
-    watch, video_id = session.watch, session.chosen
-    while session.watch == watch and (video := session.find(video_id)) and video["status"] not in cards.ENDED:
+    video_id = session.chosen
+    while (video := session.find(video_id)) and video["status"] not in cards.ENDED:
         try:
             async for name, data in api.events(video["id"]):
-                if session.watch != watch:
-                    return
                 happened(session, video["id"], name, data, monotonic())
-                yield
+                session.ring()
         except Refused as error:
             if error.status in (401, 403, 404):
                 return
-        if (video := session.find(video_id)) and video["status"] not in cards.ENDED:
-            await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(AGAIN_S)
 
 
 def happened(session: Session, video_id: str, name: str, data: Mapping[str, Any], now_s: float) -> None:

@@ -14,9 +14,6 @@ LISTEN = "listen(element, trigger, {actions});"
 
 ACTIONS = ("open", "more", "example", "cancel", "replay", "vary", "edit", "remove", "compare", "alone")
 
-LOOK_AGAIN_S = 5.0
-"""Between two looks at the list while something in it will still change."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -27,7 +24,6 @@ class Parts:
     header: gr.HTML
     stage: gr.HTML
     gallery: gr.HTML
-    timer: gr.Timer
     form: "FormParts"
 
 
@@ -63,7 +59,7 @@ class FormParts:
 
 def lay_out(session: object) -> Parts:
     """Everything, inside a `gr.Blocks`. Raises nothing; values come when the page is opened."""
-    state, timer = gr.State(session), gr.Timer(LOOK_AGAIN_S, active=False)
+    state = gr.State(session)
     header = gr.HTML(cards.header(None), apply_default_css=False, elem_id="top")
     key = gr.Textbox(
         "",
@@ -81,7 +77,7 @@ def lay_out(session: object) -> Parts:
             listen = LISTEN.format(actions=list(ACTIONS))
             stage = gr.HTML(cards.stage(None, {}), js_on_load=listen, apply_default_css=False, elem_id="stage")
             gallery = gr.HTML("", js_on_load=listen, apply_default_css=False, elem_id="gallery")
-    return Parts(session=state, key=key, header=header, stage=stage, gallery=gallery, timer=timer, form=parts)
+    return Parts(session=state, key=key, header=header, stage=stage, gallery=gallery, form=parts)
 
 
 def _form() -> FormParts:

@@ -1,7 +1,6 @@
 """The page: which component tells which function, and what is sent along with it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -35,24 +34,20 @@ def build_page(http: httpx.AsyncClient) -> gr.Blocks:
 
 def _bind_work(page: gr.Blocks, parts: Parts, deeds: Deeds) -> None:
     asked = [parts.session, parts.key]
-    shown = [parts.stage, parts.gallery, parts.timer]
-    follow = partial(_then, fn=deeds.follow, inputs=asked, outputs=shown, trigger_mode="multiple", **QUIET)
-
+    shown = [parts.stage, parts.gallery]
     form_parts = parts.form
     around = [parts.key, parts.header, form_parts.loras, form_parts.buttons["generate"], form_parts.preset_help]
     filled = [*form_parts.fields.values(), form_parts.custom_size]
     opening: dict[str, Any] = {"inputs": asked, "outputs": [*around, *filled, *shown], **QUIET}
-    follow(page.load(deeds.open, js="(session) => [session, recallKey()]", **opening))
-    follow(parts.key.submit(deeds.open, js="(session, key) => [session, keepKey(key)]", **opening))
-    parts.timer.tick(deeds.look_again, asked, shown, **QUIET)
+    page.load(deeds.live, js="(session) => [session, recallKey()]", **opening)
+    parts.key.submit(deeds.live, js="(session, key) => [session, keepKey(key)]", **opening)
 
     sent = [*shown, *form_parts.notes.values()]
     click = form_parts.buttons["generate"].click
-    follow(click(deeds.generate, [*asked, *form_parts.fields.values()], sent, **QUIET))
+    click(deeds.generate, [*asked, *form_parts.fields.values()], sent, **QUIET)
     for html in (parts.stage, parts.gallery):
-        for name in ("more", "cancel", "replay", "vary", "remove", "compare", "alone"):
-            follow(_on(html, name)(getattr(deeds, name), asked, shown, **QUIET))
-        follow(_on(html, "open")(deeds.open_video, asked, shown, **QUIET))
+        for name in ("open", "more", "cancel", "replay", "vary", "remove", "compare", "alone"):
+            _on(html, name)(getattr(deeds, name), asked, shown, **QUIET)
         _on(html, "edit")(deeds.edit, asked, filled, **QUIET)
         _on(html, "example")(deeds.example, asked, form_parts.fields["prompt"], **QUIET)
 
@@ -81,10 +76,6 @@ def _bind_form(parts: Parts, deeds: Deeds) -> None:
 def _on(component: Component, name: str) -> Callable[..., Any]:
     """An event of a component: one of Gradio's, or one that buttons inside HTML cause."""
     return getattr(component, name)
-
-
-def _then(event: Any, **listener: Any) -> None:
-    event.then(**listener)
 
 
 def _is_custom(size: str) -> Any:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -43,13 +44,9 @@ def api(**about: Any) -> Any:
     return FakeApi(**about)
 
 
-def followed(session: Session, behind: Any) -> int:
-    """Follows the chosen video to its end; how often something was shown."""
-
-    async def _follow() -> int:
-        return len([None async for _ in handlers.follow(session, behind)])
-
-    return asyncio.run(_follow())
+def followed(session: Session, behind: Any) -> None:
+    """Follows the chosen video to its end."""
+    asyncio.run(handlers.follow(session, behind))
 
 
 def chosen(status: str = "queued") -> Session:
@@ -64,7 +61,7 @@ RUN = {"stage": "sampling", "total": 10, "progress": 9}
 def test_a_job_is_followed_from_the_queue_to_its_end() -> None:
     session = chosen()
     stream = [("queued", {"position": 2}), ("running", RUN | {"step": 1}), ("done", video())]
-    assert followed(session, api(events=[stream])) == 3
+    followed(session, api(events=[stream]))
     assert session.videos == [video()] and session.live == {}
 
 
@@ -77,19 +74,66 @@ def test_following_goes_on_where_the_server_starts_again(monkeypatch: pytest.Mon
 
 
 def test_following_ends_where_the_video_is_not_known_any_more() -> None:
-    assert followed(chosen(), api(events=[[Refused("no", status=404)]])) == 0
-
-
-def test_who_chooses_another_video_is_not_shown_the_first_one_any_more() -> None:
     session = chosen()
+    followed(session, api(events=[[Refused("no", status=404)]]))
+    assert session.videos == [video(status="queued")]
 
-    async def _follow() -> None:
-        stream = [("running", RUN | {"step": 1}), ("running", RUN | {"step": 2})]
-        async for _ in handlers.follow(session, api(events=[stream])):
-            session.choose(None)
 
-    asyncio.run(_follow())
-    assert session.live == {}
+class Endless(FakeApi):
+    """Every job of it goes on and on."""
+
+    async def events(self, video_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        self.asked.append(video_id)
+        for step in count():
+            yield "running", RUN | {"step": step}
+            await asyncio.sleep(0)
+
+
+def test_a_page_follows_whichever_video_is_chosen() -> None:
+    session, behind = Session(videos=[video(1, status="queued"), video(2, status="queued")]), Endless()
+
+    async def _watch() -> None:
+        session.choose(ID)
+        shown = 0
+        async for _ in handlers.watch(session, behind):
+            shown += 1
+            if shown == 3:
+                session.choose(video(2)["id"])
+            if shown == 6:
+                break
+
+    asyncio.run(_watch())
+    assert behind.asked == [ID, video(2)["id"]]
+
+
+def test_a_page_that_shows_an_old_video_looks_after_those_that_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "LOOK_AGAIN_S", 0.01)
+    session = Session(videos=[video(2, status="queued"), video(1)])
+
+    async def _watch() -> None:
+        session.choose(ID)
+        async for _ in handlers.watch(session, api(pages=[Page(videos=[video(2), video(1)], has_more=False)])):
+            if not session.is_busy:
+                break
+
+    asyncio.run(_watch())
+    assert session.find(video(2)["id"]) == video(2)
+
+
+def test_of_one_session_only_the_newest_page_is_kept_up_to_date() -> None:
+    session = Session()
+
+    async def _watch() -> None:
+        first, second = handlers.watch(session, api()), handlers.watch(session, api())
+        waiting = asyncio.ensure_future(anext(first))
+        await asyncio.sleep(0)
+        newer = asyncio.ensure_future(anext(second))
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+        session.ring()
+        await newer
+
+    asyncio.run(asyncio.wait_for(_watch(), 5))
 
 
 def test_seconds_left_follow_the_pace_since_the_stage_was_first_seen() -> None:
