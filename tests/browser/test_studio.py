@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.conftest import READY
 from tests.browser.pictures import IMAGES, draw
 from tests.chaos.live import LONG, SHORT, Live
 
@@ -77,6 +78,18 @@ def test_a_job_is_found_again_after_a_reload_and_after_the_server_starts_again(t
         page = visit(server.url)
         assert wait_made(page) == job_id
         assert page.locator(".card").count() == 1
+
+
+def test_a_page_waits_for_a_server_that_is_away_and_keeps_what_was_typed(visit: Visit) -> None:
+    page = visit()
+    write(page, PROMPT)
+    page.route("**/livez", lambda route: route.abort())
+    page.wait_for_selector("text=The server does not answer")
+    page.unroute("**/livez")
+    page.wait_for_function(f"document.querySelector('#prompt textarea')?.value === '{PROMPT}'")
+    page.wait_for_selector(READY)
+    page.wait_for_selector(".tokens")
+    assert page.locator(".away").count() == 0
 
 
 def test_a_job_is_cancelled(server: Live, visit: Visit) -> None:

@@ -94,6 +94,9 @@ class Preview extends HTMLElement {
     strip.onload = () => {
       const frame = Number(this.getAttribute("width")) / Number(this.getAttribute("height"));
       this.number = Math.max(1, Math.round(strip.naturalWidth / strip.naturalHeight / frame));
+      // A cell of the latent is four pixels of the strip; without a blur it would look like a mosaic.
+      const cell = (4 * this.clientHeight) / strip.naturalHeight;
+      this.pane.style.filter = `blur(${(0.2 * cell).toFixed(1)}px)`;
       this.pane.style.backgroundImage = `url(${strip.src})`;
       this.pane.style.backgroundSize = `${100 * this.number}% 100%`;
       this.turn();
@@ -214,6 +217,36 @@ function reveal(id) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   setTimeout(() => place.scrollIntoView({ behavior: still ? "auto" : "smooth" }), 150);
 }
+
+// While the server is away the page says so; when it is back the page begins anew, with the prompt that was typed.
+const DRAFT = "daifuku-draft", LOOK_EVERY_MS = 3000;
+const promptField = () => document.querySelector("#prompt textarea");
+let away = null;
+async function lookAfterServer() {
+  const isThere = await fetch("/livez", { cache: "no-store" }).then((answer) => answer.ok, () => false);
+  if (!isThere && !away) {
+    away = document.createElement("p");
+    Object.assign(away, { className: "away", role: "status", textContent: "The server does not answer. Waiting for it…" });
+    (document.querySelector(".gradio-container") || document.body).append(away);
+  } else if (isThere && away) {
+    sessionStorage.setItem(DRAFT, promptField()?.value || "");
+    location.reload();
+    return;
+  }
+  setTimeout(lookAfterServer, LOOK_EVERY_MS);
+}
+setTimeout(lookAfterServer, LOOK_EVERY_MS);
+
+function restoreDraft() {
+  const draft = sessionStorage.getItem(DRAFT), field = promptField();
+  if (!draft) return;
+  if (!field || !document.querySelector(".model.is-ready")) return void setTimeout(restoreDraft, 200);
+  sessionStorage.removeItem(DRAFT);
+  if (field.value) return;
+  field.value = draft;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}
+restoreDraft();
 
 addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
