@@ -1,7 +1,6 @@
 """The components of the page, and where they stand."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -42,11 +41,11 @@ class FormParts:
     custom_size: gr.Row | None = None
     loras: gr.Row | None = None
 
-    def number(self, name: str, label: str, **more: Any) -> None:
-        """A field for a number, within what a request allows."""
-        about = GenerateRequest.__dataclass_fields__[more.pop("of", name)].metadata
+    def number(self, name: str, label: str, *, of: str, step: float | None = None) -> None:
+        """A field for a number, within what a request allows for its own field `of`."""
+        about = GenerateRequest.__dataclass_fields__[of].metadata
         limits = {"minimum": about["min"], "maximum": about["max"], "precision": 0 if about["type"] is int else None}
-        self.fields[name] = gr.Number(label=label, min_width=88, **limits, **more)
+        self.fields[name] = gr.Number(label=label, min_width=88, step=step or 1, **limits)
 
     def note(self, name: str) -> None:
         """The place for what is wrong with a field."""
@@ -130,7 +129,7 @@ def _more(parts: FormParts) -> None:
     with gr.Row():
         parts.number("steps", "Steps", of="num_inference_steps")
         parts.number("guidance", "Guidance", of="guidance_scale", step=0.5)
-        parts.number("fps", "Frames / s")
+        parts.number("fps", "Frames / s", of="fps")
     for name in ("steps", "guidance", "fps"):
         parts.note(name)
     with gr.Row(visible=False) as parts.loras:

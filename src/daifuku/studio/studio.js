@@ -81,7 +81,7 @@ class Preview extends HTMLElement {
   static observedAttributes = ["image"];
   connectedCallback() {
     this.pane = document.createElement("div");
-    this.pane.style.cssText = "width:100%;height:100%";
+    this.pane.style.cssText = "width:100%;height:100%;transform:scale(1.07)";
     (this.shadowRoot || this.attachShadow({ mode: "open" })).replaceChildren(this.pane);
     this.frame = 0;
     this.clock = setInterval(() => this.turn(), 160);
