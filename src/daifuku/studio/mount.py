@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
 
 import gradio as gr
 from fastapi import FastAPI
@@ -54,7 +53,8 @@ def studio_at(address: str) -> Callable[[ASGIApp], ASGIApp]:
     """From an API, and the address that it is reached at, to the API with its page at /studio."""
 
     def _around(api: ASGIApp) -> ASGIApp:
-        return WithStudio(api, _gradio_app(address))
+        blocks = build_page(open_http(address))
+        return WithStudio(api, blocks, _mounted(blocks))
 
     return _around
 
@@ -65,11 +65,12 @@ class WithStudio:
     Who asks for / and reads HTML is sent to the page; the API answers others there.
     """
 
-    def __init__(self, api: ASGIApp, page: FastAPI) -> None:
+    def __init__(self, api: ASGIApp, blocks: gr.Blocks, page: ASGIApp) -> None:
         self._api = api
+        self._blocks = blocks
         self._page = page
         self._starting = asyncio.Lock()
-        self._open: AsyncExitStack | None = None
+        self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -108,9 +109,10 @@ class WithStudio:
     async def _start(self) -> None:
         """Gradio's own tasks, in the loop that serves; they end with it."""
         async with self._starting:
-            if self._open is None:
-                self._open = AsyncExitStack()
-                await self._open.enter_async_context(self._page.router.lifespan_context(self._page))
+            if not self._has_started:
+                self._blocks.run_startup_events()
+                await self._blocks.run_extra_startup_events()
+                self._has_started = True
 
 
 def is_open(method: str, path: str) -> bool:
@@ -118,16 +120,16 @@ def is_open(method: str, path: str) -> bool:
     asked = "GET" if method == "HEAD" else method
     plain = path if path == "/" else path.rstrip("/")
     return ".." not in path and any(
-        asked == method and (path.startswith(route) if route.endswith("/") and route != "/" else plain == route)
-        for method, route in OPEN
+        asked == verb and (path.startswith(route) if route.endswith("/") and route != "/" else plain == route)
+        for verb, route in OPEN
     )
 
 
-def _gradio_app(address: str) -> FastAPI:
-    page = build_page(open_http(address))
+def _mounted(blocks: gr.Blocks) -> ASGIApp:
+    """The page at its path, without what Gradio would add."""
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page,
+        blocks,
         PATH,
         footer_links=[],
         run_history=False,
