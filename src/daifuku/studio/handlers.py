@@ -19,6 +19,9 @@ TYPING_S = 0.35
 LOOK_AGAIN_S = 5.0
 """Between two looks at the list while something in it will still change."""
 
+IDLE_S = 30.0
+"""Between two looks otherwise: jobs may come from elsewhere, and Gradio notices only then that a page was closed."""
+
 AGAIN_S = 1.0
 """Between two tries to reach a server that is loading or starting again."""
 
@@ -129,7 +132,7 @@ async def watch(session: Session, api: Api) -> AsyncIterator[None]:
     try:
         while True:
             try:
-                async with asyncio.timeout(LOOK_AGAIN_S if session.is_busy else None):
+                async with asyncio.timeout(LOOK_AGAIN_S if session.is_busy else IDLE_S):
                     await bell.wait()
             except TimeoutError:
                 # Where the list cannot be had, the next look tries again.

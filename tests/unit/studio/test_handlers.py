@@ -120,6 +120,17 @@ def test_a_page_that_shows_an_old_video_looks_after_those_that_are_made(monkeypa
     assert session.find(video(2)["id"]) == video(2)
 
 
+def test_a_page_on_which_nothing_happens_finds_what_was_made_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "IDLE_S", 0.01)
+    session = Session()
+
+    async def _watch() -> None:
+        await anext(handlers.watch(session, api(pages=[Page(videos=[video()], has_more=False)])))
+
+    asyncio.run(_watch())
+    assert session.videos == [video()]
+
+
 def test_of_one_session_only_the_newest_page_is_kept_up_to_date() -> None:
     session = Session()
 
