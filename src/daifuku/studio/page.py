@@ -13,8 +13,8 @@ from daifuku.studio.deeds import Deeds
 from daifuku.studio.handlers import Session
 from daifuku.studio.layout import Parts, lay_out
 
-MAX_WAITING = 1000
-"""Calls of all pages that Gradio keeps."""
+MAX_CALLS = 1000
+"""Of all pages at a time, and as many that wait. An open page is one for as long as it is open."""
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """No veil over what changes, and no place in Gradio's own API."""
@@ -27,8 +27,9 @@ def build_page(http: httpx.AsyncClient) -> gr.Blocks:
         deeds = Deeds(parts, lambda key: Api(http, key or ""))
         _bind_work(page, parts, deeds)
         _bind_form(parts, deeds)
-    # Whoever follows a job waits long, and nobody is to wait for somebody else's.
-    page.queue(default_concurrency_limit=None, max_size=MAX_WAITING, api_open=False)
+    # Gradio counts threads, and no listener of ours takes one.
+    page.max_threads = MAX_CALLS
+    page.queue(default_concurrency_limit=None, max_size=MAX_CALLS, api_open=False)
     return page
 
 
@@ -78,5 +79,5 @@ def _on(component: Component, name: str) -> Callable[..., Any]:
     return getattr(component, name)
 
 
-def _is_custom(size: str) -> Any:
+async def _is_custom(size: str) -> Any:
     return gr.update(visible=size == form.CUSTOM)

@@ -6,7 +6,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from daifuku.studio.client import open_http
 from daifuku.studio.mount import MAX_BODY_BYTES, is_open, studio_at
+from daifuku.studio.page import MAX_CALLS, build_page
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 
@@ -81,3 +83,8 @@ def test_every_other_route_of_gradio_is_closed(client: TestClient, method: str, 
 def test_a_call_that_is_too_large_is_not_read(client: TestClient) -> None:
     body = {"data": ["x" * MAX_BODY_BYTES], "fn_index": 0, "session_hash": "a"}
     assert client.post("/studio/gradio_api/queue/join", json=body).status_code == 413
+
+
+def test_more_pages_can_be_open_than_gradio_allows_by_itself() -> None:
+    page = build_page(open_http("http://127.0.0.1:9"))
+    assert page._queue.max_thread_count == MAX_CALLS > 40
