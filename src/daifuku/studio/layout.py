@@ -57,7 +57,7 @@ class FormParts:
 
 
 def lay_out(session: object) -> Parts:
-    """Everything, inside a `gr.Blocks`. Raises nothing; values come when the page is opened."""
+    """Everything, inside a `gr.Blocks`. Values come when the page is opened."""
     state = gr.State(session)
     header = gr.HTML(cards.header(None), apply_default_css=False, elem_id="top")
     key = gr.Textbox(

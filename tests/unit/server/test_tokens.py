@@ -7,7 +7,7 @@ import pytest
 import daifuku
 from daifuku.server.tokens import counter, max_tokens
 from daifuku.text.t5 import read_tokenizer
-from tests.unit.server.fakes import CARD, house
+from tests.unit.server import fakes
 
 TOKENIZER = Path(daifuku.__file__).parent / "assets" / "tiny" / "tokenizer"
 PROMPTS = ("", "a small red ball", "ümläut 日本 \n emoji 🎈", "<b>{{x}}</b> ${y}", "word " * 2000)
@@ -46,9 +46,9 @@ def test_a_tokenizer_says_how_many_tokens_are_read(tmp_path: Path) -> None:
     assert max_tokens(tmp_path / "tokenizer.json") == 77
 
 
-def test_the_api_counts_and_refuses_what_is_no_prompt(tmp_path: Path) -> None:
-    with house(tmp_path, loras={"style": tmp_path}) as home:
-        home.service.dispatcher.card = replace(CARD, tokenizer=str(TOKENIZER))
+def test_the_api_counts_and_refuses_what_is_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes, "CARD", replace(fakes.CARD, tokenizer=str(TOKENIZER)))
+    with fakes.house(tmp_path, loras={"style": tmp_path}) as home:
         answer = home.client.post("/v1/tokens", json={"prompt": "a red ball"})
         assert answer.json() == {"object": "tokens", "num_tokens": counter(TOKENIZER)("a red ball"), "max_tokens": 256}
         for body in ({}, {"prompt": 3}, {"prompt": "x" * 10_001}, {"prompt": "", "more": 1}):
@@ -58,5 +58,5 @@ def test_the_api_counts_and_refuses_what_is_no_prompt(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
+    with fakes.house(tmp_path) as home:
         assert home.client.post("/v1/tokens", json={"prompt": ""}).json()["error"]["code"] == "no_tokenizer"
