@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from daifuku.config import ATTENTION_KERNELS, STORED, DiTConfig, RuntimeConfig
+from daifuku.config import ATTENTION_KERNELS, MAX_TOKENS, STORED, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
@@ -33,7 +33,6 @@ from daifuku.runtime.preview import LatentToRGB, read_latent_to_rgb
 from daifuku.runtime.quantiser import quantise
 from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
-from daifuku.text.encoder import MAX_TOKENS
 from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
 from daifuku.weights.ahead import reading_ahead
 from daifuku.weights.identity import model_identity, part_identities
@@ -97,6 +96,8 @@ class Parts:
     name: str = "in memory"
     revision: str | None = None
     variant: str | None = None
+    tokenizer: Path | None = None
+    """Its folder or its one file."""
     identity: Callable[[], str | None] = lambda: None
     identities: Callable[[], Mapping[str, str]] = dict
     """Of the VAE and of the text encoder: see `weights/identity.py`."""
@@ -161,6 +162,7 @@ def load_parts(
         name=_lasting_name(model),
         revision=revision,
         variant=variant,
+        tokenizer=files.tokenizer,
         identity=identity,
         identities=lambda: part_identities(files),
         preview=lambda: read_latent_to_rgb(files.root / preview.FILE) or read_latent_to_rgb(learnt()),

@@ -1,5 +1,6 @@
 """The ASGI application: the shapes of the API on one service, and what every request passes on its way in."""
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daifuku.server import cog_shape, health_shape, native_shape, openai_shape, replicate_shape
+from daifuku.server import cog_shape, health_shape, native_shape, openai_shape, replicate_shape, tokens_shape
 from daifuku.server.asks import Served
 from daifuku.server.keys import Doorkeeper
 from daifuku.server.logs import Log
@@ -23,6 +24,7 @@ from daifuku.version import VERSION
 SHAPES = (
     native_shape.router,
     openai_shape.router,
+    tokens_shape.router,
     cog_shape.router,
     replicate_shape.router,
     health_shape.router,
@@ -30,7 +32,11 @@ SHAPES = (
 """The order matters: /v1/videos/batch comes before /v1/videos/{id}."""
 
 
-def build_app(service: Service, doorkeeper: Doorkeeper, log: Log) -> ASGIApp:
+Around = Callable[[ASGIApp], ASGIApp]
+"""Puts something around the API, behind the entrance: a page that uses it."""
+
+
+def build_app(service: Service, doorkeeper: Doorkeeper, log: Log, around: Around | None = None) -> ASGIApp:
     """The application of a service that is about to run."""
     app = FastAPI(
         title="Daifuku",
@@ -48,7 +54,7 @@ def build_app(service: Service, doorkeeper: Doorkeeper, log: Log) -> ASGIApp:
     app.add_exception_handler(Exception, _unforeseen)
     app.openapi = lambda: _openapi(app, service)
     hosts = None if doorkeeper.keys else {*LOOPBACK, *service.settings.allowed_hosts}
-    return _Entrance(app, hosts=hosts, metrics=service.metrics, log=log)
+    return _Entrance(app if around is None else around(app), hosts=hosts, metrics=service.metrics, log=log)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

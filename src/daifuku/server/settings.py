@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     device_memory: str | None = Field(None, description="Of a device, such as 12GiB; what is free if not given.")
     loras: Path | None = Field(None, description="Folder of LoRAs; a request names a file without its ending.")
     keys: Path | None = Field(None, description="TOML file of the API keys; without one everybody is let in.")
+    studio: bool = Field(False, description="A page for the browser at /studio; needs daifuku[studio].")
     allowed_hosts: list[str] = Field([], description="Further names that a request's Host may have.")
     public_url: str | None = Field(None, description="Where clients reach the server, for links.")
     moderation: str | None = Field(None, description="URL or package.module:function that is asked about each prompt.")
