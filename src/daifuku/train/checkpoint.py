@@ -64,9 +64,9 @@ def save_checkpoint(
             shutil.rmtree(older)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise TrainingError(f"step {step} cannot be saved in {home}: {error}. The checkpoints before it are whole.") from (
-            error
-        )
+        raise TrainingError(
+            f"step {step} cannot be saved in {home}: {error}. The checkpoints before it are whole."
+        ) from (error)
     return target
 
 
@@ -94,7 +94,9 @@ def newest_checkpoint(folder: Path, say: Say = lambda _: None) -> Checkpoint | N
 
 def _steps(home: Path) -> list[Path]:
     """Folders of checkpoints, newest first."""
-    return sorted((path for path in home.glob("[0-9]*") if path.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    return sorted(
+        (path for path in home.glob("[0-9]*") if path.name.isdigit()), key=lambda p: int(p.name), reverse=True
+    )
 
 
 def _write(draft: Path, step: int, groups: Groups, conditions: Mapping[str, str]) -> None:

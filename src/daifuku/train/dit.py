@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import T5EncoderModel
@@ -19,8 +18,7 @@ from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import blocks_of, set_kernel
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
-
-VALIDATION_SIGMAS = tuple((i + 0.5) / 8 for i in range(8))
+from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +108,11 @@ def flow_loss(
     bfloat16: bool,
 ) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity, per sample."""
-    level = rearrange(sigma, "b -> b 1 1 1 1")
-    noisy = (1 - level) * batch.latents + level * noise
-    with torch.autocast(noisy.device.type, torch.bfloat16, enabled=bfloat16):
-        velocity = model(noisy, sigma, batch.ids, batch.mask, dropped)
-    return (velocity.float() - (batch.latents - noise)).square().mean(dim=(1, 2, 3, 4))
+
+    def predict(noisy: Tensor, sigma: Tensor) -> Tensor:
+        return model(noisy, sigma, batch.ids, batch.mask, dropped)
+
+    return velocity_error(predict, batch.latents, noise, sigma, bfloat16)
 
 
 def train_dit(

@@ -79,7 +79,7 @@ class Company:
 
 
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
-"""(micro-step, its random numbers) -> loss, and what else is worth telling. Step n has the micro-steps from n * k on."""
+"""(micro-step, its random numbers) -> loss, and what else is worth telling. Step n starts at micro-step n * k."""
 
 
 def lr_factor(step: int, settings: LoopSettings) -> float:
@@ -124,7 +124,11 @@ def train(
             run.save(step, beside.conditions)
         seconds = time.monotonic() - started
         report = Report(
-            step=step, num_steps=settings.num_steps, values=values, seconds=seconds, samples=run.samples(step - 1, beside)
+            step=step,
+            num_steps=settings.num_steps,
+            values=values,
+            seconds=seconds,
+            samples=run.samples(step - 1, beside),
         )
         run.log(report)
         yield report
@@ -255,10 +259,14 @@ def _step_of(line: str) -> int:
 
 def _check_conditions(found: Checkpoint, beside: Company) -> None:
     """Raises TrainingError where what comes would not be what an unbroken run computes, unless that is allowed."""
-    before, now = found.conditions, beside.conditions
+    before, now = dict(found.conditions), dict(beside.conditions)
     if not before:
         return
-    changed = [f"{key} is {now.get(key)} and was {before.get(key)}" for key in sorted(before | now) if before.get(key) != now.get(key)]
+    changed = [
+        f"{key} is {now.get(key)} and was {before.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
     if not changed:
         return
     what = f"going on from step {found.step} would not be exact: {'; '.join(changed)}"

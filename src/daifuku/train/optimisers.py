@@ -66,9 +66,7 @@ class TorchOptimiser:
             self._own.state[names[name]][kind] = int(value) if whole else moved
 
 
-def new_optimiser(
-    model: nn.Module, settings: OptimiserSettings, adam_share: AdamShare = vectors_by_adam
-) -> Optimiser:
+def new_optimiser(model: nn.Module, settings: OptimiserSettings, adam_share: AdamShare = vectors_by_adam) -> Optimiser:
     """The optimiser that the settings name. Raises InvalidRequest where it does not run here."""
     if settings.kind == "muon":
         return Muon(model, settings, adam_share)
@@ -77,9 +75,9 @@ def new_optimiser(
     device = next(p for p in model.parameters() if p.requires_grad).device
     if (reason := _without_8bit(device)) is not None:
         raise InvalidRequest(f"optimiser.name='adamw8bit' does not run here: {reason}. Try 'adamw'.")
-    import bitsandbytes
+    from bitsandbytes.optim.adamw import AdamW8bit
 
-    return TorchOptimiser(model, settings, bitsandbytes.optim.AdamW8bit)
+    return TorchOptimiser(model, settings, AdamW8bit)
 
 
 def _without_8bit(device: torch.device) -> str | None:
