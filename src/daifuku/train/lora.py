@@ -1,6 +1,7 @@
 """LoRAs to be trained: PEFT's layers on our transformer, and the file that comes out."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.quantiser import QuantisedLinear
+from daifuku.text.quiet import quiet
 from daifuku.train.config import KindSection
 from daifuku.weights.lora_write import Pair
 
@@ -40,6 +42,11 @@ class FrozenLinear(nn.Module):
         self.layer = layer
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
+    @property
+    def weight(self) -> Tensor:
+        """Where PEFT looks for the device of a layer."""
+        return next(self.layer.buffers())
+
     def forward(self, x: Float[Tensor, "*shape cols"]) -> Float[Tensor, "*shape rows"]:
         return _Through.apply(x, self.layer)  # pyright: ignore[reportReturnType]
 
@@ -61,8 +68,9 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
     A new LoRA changes nothing: its second matrix is zero. Raises InvalidRequest where PEFT is not installed.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import Linear
+        with quiet():
+            from peft import LoraConfig, inject_adapter_in_model
+            from peft.tuners.lora import Linear
     except ImportError as error:
         raise InvalidRequest("LoRAs are trained with PEFT, which is not installed: pip install 'daifuku[train]'") from (
             error
@@ -79,7 +87,9 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
         alpha_pattern={patterns[name]: kind.alpha for name, kind in wanted.items()},
     )
     config._register_custom_module({FrozenLinear: Linear})
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # It was told how to treat the layers that it does not know.
+        warnings.filterwarnings("ignore", "Unsupported layer type")
         torch.manual_seed(seed)
         inject_adapter_in_model(config, dit, adapter_name=ADAPTER)
     for parameter in dit.parameters():
