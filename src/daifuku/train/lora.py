@@ -87,7 +87,7 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
         alpha_pattern={patterns[name]: kind.alpha for name, kind in wanted.items()},
     )
     config._register_custom_module({FrozenLinear: Linear})
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), quiet():
         # It was told how to treat the layers that it does not know.
         warnings.filterwarnings("ignore", "Unsupported layer type")
         torch.manual_seed(seed)

@@ -20,8 +20,8 @@ from daifuku.sample.guidance import Caption
 from daifuku.train.checkpoint import Say
 from daifuku.train.config import TrainConfig
 from daifuku.train.dataset import Batches, PreparedFolder, Sample, open_prepared
-from daifuku.train.dit import initialise_dit
 from daifuku.train.flow import Recipe, flow_loss, validation_loss
+from daifuku.train.initialise import initialise_dit
 from daifuku.train.loop import Company, LoopSettings, Report, train
 from daifuku.train.lora import add_lora
 from daifuku.train.muon import OptimiserSettings

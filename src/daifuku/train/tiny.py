@@ -24,7 +24,8 @@ from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
-from daifuku.train.dit import DiTLossSettings, TextToVideo, initialise_dit, train_dit
+from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
 from daifuku.train.loop import LoopSettings, Report
 from daifuku.train.muon import OptimiserSettings

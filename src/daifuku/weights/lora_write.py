@@ -174,7 +174,8 @@ def _same_scale(pairs: Sequence[Pair]) -> list[Pair]:
     if len({pair.scale for pair in pairs}) <= 1:
         return list(pairs)
     return [
-        Pair(down=pair.down, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=pair.rank) for pair in pairs
+        Pair(down=pair.down, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=float(pair.rank))
+        for pair in pairs
     ]
 
 
