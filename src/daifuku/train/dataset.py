@@ -50,9 +50,14 @@ class PreparedFolder:
 
     path: Path
     samples: tuple[Sample, ...]
-    fps: float
     fingerprint: str
     """Of its manifest, which has the hashes of everything in it."""
+
+    @property
+    def features(self) -> int:
+        """Width of the text features. Reads a header."""
+        with safe_open(self.samples[0].shard, "pt") as shard:
+            return shard.get_slice("text").get_shape()[1]
 
 
 def open_prepared(folder: Path, *, check: bool = True) -> PreparedFolder:
@@ -69,7 +74,6 @@ def open_prepared(folder: Path, *, check: bool = True) -> PreparedFolder:
                 f"{path} is of format {content['format']}, and {FORMAT} is read here: prepare it again"
             )
         samples = [sample for shard in content["shards"] for sample in _samples(folder, shard, check)]
-        fps = content["fps"]
     except OSError as error:
         raise InvalidRequest(
             f"{folder} holds no prepared data ({error.strerror}: {error.filename}). Make it with `daifuku prepare`."
@@ -78,9 +82,7 @@ def open_prepared(folder: Path, *, check: bool = True) -> PreparedFolder:
         raise TrainingError(f"{path} is damaged ({error!r}): prepare it again") from error
     if not samples:
         raise InvalidRequest(f"{folder} holds no sample: every video was skipped; its manifest says why")
-    return PreparedFolder(
-        path=folder, samples=tuple(samples), fps=fps, fingerprint=hashlib.sha256(text).hexdigest()[:16]
-    )
+    return PreparedFolder(path=folder, samples=tuple(samples), fingerprint=hashlib.sha256(text).hexdigest()[:16])
 
 
 def _samples(folder: Path, shard: Mapping[str, Any], check: bool) -> list[Sample]:

@@ -120,17 +120,17 @@ def train(
         step += 1
         stopped, done = beside.stop(), step == settings.num_steps
         values |= run.measure(step, beside)
-        if done or stopped or step % settings.checkpoint_every == 0:
-            run.save(step, beside.conditions)
-        seconds = time.monotonic() - started
         report = Report(
             step=step,
             num_steps=settings.num_steps,
             values=values,
-            seconds=seconds,
+            seconds=time.monotonic() - started,
             samples=run.samples(step - 1, beside),
         )
+        # Before it is saved: a step that is not made again has its line.
         run.log(report)
+        if done or stopped or step % settings.checkpoint_every == 0:
+            run.save(step, beside.conditions)
         yield report
         if stopped and not done:
             return

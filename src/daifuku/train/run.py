@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from daifuku.config import ATTENTION_KERNELS, PATCH, DiTConfig, RuntimeConfig
+from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.registry import load
@@ -186,7 +186,9 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
     """What is trained: read or made, frozen or not, and computed as the configuration says."""
     compute, device = config.compute, parts.device
     if config.scratch is not None:
-        dit = AsymmDiT(DiTConfig(**config.scratch.model_dump(), text_features=sizes.text_features))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            dit = AsymmDiT(DiTConfig(**config.scratch.model_dump(), text_features=sizes.text_features))
         initialise_dit(dit, torch.Generator().manual_seed(config.seed))
         dit = dit.to(device)
     else:
@@ -229,8 +231,14 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
         if sample.bucket[1] % PATCH or sample.bucket[2] % PATCH:
             raise InvalidRequest(
                 f"{folder.path}: the sample {sample.id} has latents of {'x'.join(map(str, sample.bucket))}, and height "
-                f"and width have to be multiples of {PATCH}: prepare it with sides that are multiples of {8 * PATCH}"
+                f"and width have to be multiples of {PATCH}: prepare it with sides that are multiples of "
+                f"{SPACE_FACTOR * PATCH}"
             )
+    if (width := folder.features) != sizes.text_features:
+        raise InvalidRequest(
+            f"{folder.path} has text features of {width} numbers, and this model reads {sizes.text_features}: prepare "
+            "it with the model that is trained"
+        )
 
 
 def _with_dit(task: Task) -> Parts:

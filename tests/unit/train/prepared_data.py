@@ -18,8 +18,12 @@ def write_prepared(
     features: int = 128,
     num_captions: int = 2,
     seed: int = 0,
+    broken: tuple[int, float] | None = None,
 ) -> Path:
-    """So many samples of each latent size, with random Gaussians and features; ids tell bucket and number."""
+    """So many samples of each latent size, with random Gaussians and features; ids tell bucket and number.
+
+    `broken`: of the sample with this number one value is another.
+    """
     generator = torch.Generator().manual_seed(seed)
     shards = []
     for number, (bucket, count) in enumerate(buckets):
@@ -31,6 +35,8 @@ def write_prepared(
             "logvar": torch.randn(count, 12, *bucket, generator=generator) - 4,
             "text": torch.randn(sum(map(sum, tokens)), features, generator=generator),
         }
+        if broken is not None:
+            tensors["mean"][broken[0], 3, 0, 1, 1] = broken[1]
         save_file(tensors, path)
         samples = [
             {
