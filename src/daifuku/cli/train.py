@@ -1,7 +1,7 @@
 """daifuku train: a LoRA, a fine-tune or a model from scratch, as a configuration says."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +41,12 @@ def train(
 
     settings = read_config(config)
     task = open_task(settings)
+    clips = _Clips(settings, task.parts)
     curves = open_curves(settings, say)
     step = None
     with _stopping() as stop, _Bar(settings.schedule.steps) as bar:
-        show = _Clips(settings, bar.note)
-        reports = run_task(task, show=show, stop=lambda: stop.wanted, say=bar.note, allow_inexact=allow_inexact)
+        clips.note = bar.note
+        reports = run_task(task, show=clips, stop=lambda: stop.wanted, say=bar.note, allow_inexact=allow_inexact)
         for report in reports:
             step = report.step
             bar.show(report)
@@ -118,26 +119,35 @@ class _Bar:
 class _Clips:
     """Clips of the chosen prompts, made by the pipeline as users make them, in the folder `clips` of the run."""
 
-    def __init__(self, settings: "TrainConfig", note: Callable[[str], object]) -> None:
-        self._clips, self._folder, self._note = settings.watch.clips, settings.output / "clips", note
+    def __init__(self, settings: "TrainConfig", parts: "Parts") -> None:
+        """Raises InvalidRequest for clips that this model cannot make."""
+        from daifuku.pipeline import Pipeline
+        from daifuku.request import GenerateRequest
+
+        clips, self._folder, self.note = settings.watch.clips, settings.output / "clips", say
+        given = clips.model_dump(exclude={"prompts", "every"})
+        self._requests = [GenerateRequest(prompt=prompt, **given) for prompt in clips.prompts]
+        for request in self._requests:
+            Pipeline(parts).resolve(request)
 
     def __call__(self, step: int, parts: "Parts") -> None:
         """Whatever goes wrong here is told, and the run goes on."""
         from daifuku.config import RuntimeConfig
+        from daifuku.events import Done
         from daifuku.pipeline import Pipeline
 
-        own = self._clips
         # The transformer is there already, and nothing else stays beside it.
         pipe = Pipeline(parts, RuntimeConfig(residency="offload", tabulate=False, compile=False, lora_mode="live"))
-        given = own.model_dump(exclude={"prompts", "every"})
         try:
-            for number, prompt in enumerate(own.prompts):
-                self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
+            for number, request in enumerate(self._requests):
                 path = self._folder / f"{step:06}-{number}.mp4"
                 path.unlink(missing_ok=True)
-                pipe(prompt, **given).save(path)
+                for event in pipe.run(request):
+                    if isinstance(event, Done):
+                        event.video.save(path)
         except (DaifukuError, OSError) as error:
-            self._note(f"step {step}: no clips, since {error}")
+            self.note(f"step {step}: no clips, since {error}")
 
 
 COMMAND = train

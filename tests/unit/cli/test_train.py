@@ -71,11 +71,13 @@ def test_a_signal_saves_the_step_at_hand_and_ends_with_zero(
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_clips_that_cannot_be_made_are_told_and_the_run_goes_on(tmp_path: Path, daifuku: Any) -> None:
-    path = write_config(tmp_path, 1, '[watch.clips]\nprompts = ["a red ball"]\nnum_frames = 8')
+def test_clips_that_cannot_be_written_are_told_and_the_run_goes_on(tmp_path: Path, daifuku: Any) -> None:
+    path = write_config(tmp_path, 1, '[watch.clips]\nprompts = ["a red ball"]\nnum_frames = 7')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "clips").write_text("in the way")
     done = daifuku("train", path)
     assert done.code == 0
-    assert "step 1: no clips, since num_frames=8" in done.err
+    assert "step 1: no clips, since" in done.err
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_clips_that_cannot_be_made_are_told_and_the_run_goes_on(tmp_path: Path, 
         ('[model]\nname = "nowhere/at/all"', "nowhere/at/all"),
         ('[compute]\ndevice = "tpu"', "device='tpu' is unknown"),
         ('[optimiser]\nname = "adamw8bit"', "it runs on cuda, not on cpu. Try 'adamw'."),
+        ('[watch.clips]\nprompts = ["a ball"]\nnum_frames = 8', "num_frames=8"),
         ('[watch]\nwandb = "project"', "pip install wandb"),
     ],
 )
