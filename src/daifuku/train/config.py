@@ -29,24 +29,33 @@ class ModelSection(Section):
     name: str = "built-in"
     """A folder, a file, a hub id, or "built-in"."""
     revision: str | None = None
+    """A branch, tag or commit of a hub id."""
     variant: str | None = None
+    """Which of the published weights, such as bf16."""
 
 
 class ScratchSection(Section):
     """Sizes of a transformer with fresh weights; what is left out is as in the published model."""
 
     num_blocks: Positive = 48
+    """Blocks of the transformer."""
     num_heads: Positive = 24
+    """Attention heads."""
     head_dim: Positive = 128
+    """Width of a head; with the number of heads, the width of the video stream."""
     text_width: Positive = 1536
+    """Width of the text stream."""
     video_mlp_width: Positive = 8192
+    """The diffusers layout holds 8/3 of the stream's width only."""
     text_mlp_width: Positive = 4096
+    """Likewise."""
 
 
 class DataSection(Section):
     """A folder that `daifuku prepare` wrote."""
 
     folder: Path
+    """Where it is."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How often an epoch sees each of its samples: 2 is twice, 0.5 every other one."""
 
@@ -57,7 +66,9 @@ class ValidationSection(Section):
     folder: Path | None = None
     """Prepared like the data; without it nothing is measured."""
     num_samples: Positive = 16
+    """The first so many of it."""
     every: Positive = 100
+    """Steps from one measurement to the next."""
 
 
 class KindSection(Section):
@@ -66,6 +77,7 @@ class KindSection(Section):
     rank: Count = 16
     """0 leaves these layers as they are."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
+    """A change is scaled by alpha / rank."""
 
 
 class LoraSection(Section):
@@ -95,14 +107,16 @@ class SigmaSection(Section):
     sampling: Literal["uniform", "logit-normal", "stratified"] = "stratified"
     """stratified is uniform with the same number of samples in each equal part of the range, over a whole step."""
     mean: float = 0.0
-    std: Annotated[float, Field(gt=0)] = 1.0
     """Of the logit, for logit-normal."""
+    std: Annotated[float, Field(gt=0)] = 1.0
+    """Its standard deviation."""
 
 
 class BatchSection(Section):
     """How many samples a step learns from."""
 
     size: Positive = 1
+    """Samples of one bucket that are computed together."""
     sizes: dict[Annotated[str, Field(pattern=r"^\d+x\d+x\d+$")], Positive] = {}
     """For single buckets, by their latent size, such as {"7x60x106" = 2}."""
     accumulate: Positive = 1
@@ -113,9 +127,13 @@ class OptimiserSection(Section):
     """The rule that changes the weights."""
 
     name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """adamw8bit is of bitsandbytes, and for GPUs; muon is for full training."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
+    """The learning rate at its peak."""
     betas: tuple[Share, Share] = (0.9, 0.999)
+    """How long AdamW remembers gradients and their squares."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of matrices; vectors have none."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients longer than this are shortened to it."""
 
@@ -124,8 +142,11 @@ class ScheduleSection(Section):
     """How long, and how the learning rate rises and falls."""
 
     steps: Positive = 2000
+    """Steps of the optimiser."""
     warmup: Count = 200
+    """Steps over which the learning rate rises to its peak."""
     fall: Literal["cosine", "linear"] = "cosine"
+    """How it falls to zero."""
     fall_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the steps, at the end, over which it falls to zero."""
 
@@ -137,14 +158,18 @@ class RecomputeSection(Section):
     """
 
     block: Annotated[int, Field(ge=-1)] = 0
+    """Whole blocks: a number of them, from the first on; -1 is all."""
     attention: Annotated[int, Field(ge=-1)] = 0
+    """Only their attention, likewise."""
     mlp: Annotated[int, Field(ge=-1)] = 0
+    """Only their MLPs, likewise."""
 
 
 class ComputeSection(Section):
     """How it is computed."""
 
     device: str | None = None
+    """The best one there is when left out."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: matrix products, and frozen weights. What is trained, losses and optimiser stay in float32."""
     kernel: str = "sdpa"
@@ -166,20 +191,30 @@ class CheckpointSection(Section):
     """How much a crash costs."""
 
     every: Positive = 200
+    """Steps from one to the next; the last step is always saved."""
     keep: Positive = 2
+    """How many are kept."""
 
 
 class ClipSection(Section):
     """Clips that show how far it is."""
 
     prompts: tuple[str, ...] = ()
+    """One clip for each; without any, no clips are made."""
     every: Positive = 200
+    """Steps from one look to the next."""
     seed: int = 0
+    """Of their noise."""
     height: Positive | None = None
+    """As for `daifuku generate`."""
     width: Positive | None = None
+    """As for `daifuku generate`."""
     num_frames: Positive | None = None
+    """As for `daifuku generate`."""
     num_inference_steps: Positive | None = None
+    """As for `daifuku generate`."""
     guidance_scale: float | None = None
+    """As for `daifuku generate`."""
 
 
 class WatchSection(Section):
@@ -196,9 +231,11 @@ class TrainConfig(Section):
     """Everything about a run."""
 
     method: Literal["lora", "full", "scratch"]
+    """lora trains small matrices beside the weights; full all weights; scratch starts from none."""
     output: Path
     """The folder of the run; it goes on from there."""
     seed: Count = 0
+    """Of everything random."""
     model: ModelSection = ModelSection()
     scratch: ScratchSection | None = None
     data: Annotated[tuple[DataSection, ...], Field(min_length=1)]
@@ -271,14 +308,15 @@ def _fields_at(place: tuple[str | int, ...]) -> dict[str, FieldInfo]:
     section: type[BaseModel] = TrainConfig
     for key in place:
         if isinstance(key, str):
-            section = next(each for each in _sections(section.model_fields[key].annotation))
+            section = sections_of(section.model_fields[key].annotation)[0]
     return section.model_fields
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that a field of this type holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections(inner)]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in sections_of(inner)]
 
 
 def _known(key: str, value: str, choices: tuple[str, ...]) -> None:

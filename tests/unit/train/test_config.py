@@ -1,5 +1,7 @@
 """Configurations: what is wrong is named with its key and the nearest thing that works."""
 
+import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 
 from daifuku.errors import InvalidRequest
 from daifuku.train.config import parse_config, read_config
+
+ROOT = Path(__file__).parents[3]
 
 WHOLE: dict[str, Any] = {"method": "lora", "output": "out", "data": [{"folder": "data"}]}
 
@@ -70,3 +74,17 @@ def test_where_a_run_goes_and_how_it_is_watched_decide_nothing() -> None:
     assert parse_config(WHOLE | watched).conditions() == before
     changed = parse_config(WHOLE | {"optimiser": {"lr": 1e-3}}).conditions()
     assert {key for key in before if before[key] != changed[key]} == {"optimiser.lr"}
+
+
+def test_the_page_lists_every_key_as_the_fields_say() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "training.py"))
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert script["with_table"](page) == page, "run docs/training.py"
+    rows = script["key_table"]().splitlines()[2:]
+    assert len(rows) > 40 and all(row.split("|")[3].strip() for row in rows), "every key says what it is"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
+def test_the_example_is_a_configuration(path: Path) -> None:
+    assert read_config(path).conditions()
+    assert tomllib.loads(path.read_text())["output"].startswith("runs/")
