@@ -1,11 +1,11 @@
 """daifuku train: a LoRA, a fine-tune or a model from scratch, as a configuration says."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,16 +37,13 @@ def train(
     """
     from daifuku.train.config import read_config
     from daifuku.train.curves import open_curves
-    from daifuku.train.run import open_task, run_task
 
     settings = read_config(config)
-    task = open_task(settings)
-    clips = _Clips(settings, task.parts)
-    curves = open_curves(settings, say)
+    start = _vae if settings.method == "vae" else _transformer
     step = None
     with _stopping() as stop, _Bar(settings.schedule.steps) as bar:
-        clips.note = bar.note
-        reports = run_task(task, show=clips, stop=lambda: stop.wanted, say=bar.note, allow_inexact=allow_inexact)
+        reports = start(settings, stop=lambda: stop.wanted, say=bar.note, allow_inexact=allow_inexact)
+        curves = open_curves(settings, bar.note)
         for report in reports:
             step = report.step
             bar.show(report)
@@ -56,6 +53,20 @@ def train(
         say(f"stopped and saved after step {step} of {settings.schedule.steps}; the same command goes on from there")
         return
     print(settings.output)
+
+
+def _transformer(settings: "TrainConfig", **beside: Any) -> "Iterator[Report]":
+    """Opens everything at once, and trains as the reports are asked for."""
+    from daifuku.train.run import open_task, run_task
+
+    task = open_task(settings)
+    return run_task(task, show=_Clips(settings, task.parts, beside["say"]), **beside)
+
+
+def _vae(settings: "TrainConfig", **beside: Any) -> "Iterator[Report]":
+    from daifuku.train.vae_run import run_vae
+
+    return run_vae(settings, **beside)
 
 
 @dataclass(kw_only=True)
@@ -109,7 +120,7 @@ class _Bar:
         pace = f"loss {values['loss']:.4f}  {report.seconds:.2f} s  {values['memory_gib']:.1f} GiB"
         self._bar.update(self._task, completed=report.step, description=pace)
         if "val" in values:
-            self.note(f"step {report.step}: loss {values['loss']:.4f}, validation {values['val']:.4f}")
+            self._note(f"step {report.step}: loss {values['loss']:.4f}, validation {values['val']:.4f}")
 
     def note(self, line: str) -> None:
         """A line above the bar."""
@@ -119,12 +130,12 @@ class _Bar:
 class _Clips:
     """Clips of the chosen prompts, made by the pipeline as users make them, in the folder `clips` of the run."""
 
-    def __init__(self, settings: "TrainConfig", parts: "Parts") -> None:
+    def __init__(self, settings: "TrainConfig", parts: "Parts", note: Callable[[str], object]) -> None:
         """Raises InvalidRequest for clips that this model cannot make."""
         from daifuku.pipeline import Pipeline
         from daifuku.request import GenerateRequest
 
-        clips, self._folder, self.note = settings.watch.clips, settings.output / "clips", say
+        clips, self._folder, self._note = settings.watch.clips, settings.output / "clips", note
         given = clips.model_dump(exclude={"prompts", "every"})
         self._requests = [GenerateRequest(prompt=prompt, **given) for prompt in clips.prompts]
         for request in self._requests:
@@ -147,7 +158,7 @@ class _Clips:
                     if isinstance(event, Done):
                         event.video.save(path)
         except (DaifukuError, OSError) as error:
-            self.note(f"step {step}: no clips, since {error}")
+            self._note(f"step {step}: no clips, since {error}")
 
 
 COMMAND = train

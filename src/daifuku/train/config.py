@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from daifuku.config import ATTENTION_KERNELS, QUANTISERS
+from daifuku.config import ATTENTION_KERNELS, QUANTISERS, TIME_FACTOR
 from daifuku.errors import InvalidRequest
 from daifuku.registry import names
 
@@ -51,8 +51,27 @@ class ScratchSection(Section):
     """Likewise."""
 
 
+class VAESection(Section):
+    """What of a VAE is trained, on windows of video files."""
+
+    parts: Literal["decoder", "both"] = "decoder"
+    """With the decoder alone, latents stay what they are; after both, a transformer has to be trained anew."""
+    num_frames: Positive = 13
+    """Of a window: 6k+1."""
+    side: Annotated[int, Field(ge=16, multiple_of=8)] = 64
+    """Height and width of a window, in pixels."""
+    kl_weight: Annotated[float, Field(ge=0)] = 3e-3
+    """Of the pull towards a unit Gaussian, beside the mean of absolute and squared errors."""
+
+    @model_validator(mode="after")
+    def _whole_latents(self) -> "VAESection":
+        if self.num_frames % TIME_FACTOR != 1:
+            raise ValueError(f"num_frames is 6k+1: try {self.num_frames // TIME_FACTOR * TIME_FACTOR + 1}")
+        return self
+
+
 class DataSection(Section):
-    """A folder that `daifuku prepare` wrote."""
+    """A folder that `daifuku prepare` wrote; for the VAE one of video files, which have no weight."""
 
     folder: Path
     """Where it is."""
@@ -230,8 +249,8 @@ class WatchSection(Section):
 class TrainConfig(Section):
     """Everything about a run."""
 
-    method: Literal["lora", "full", "scratch"]
-    """lora trains small matrices beside the weights; full all weights; scratch starts from none."""
+    method: Literal["lora", "full", "scratch", "vae"]
+    """lora trains small matrices beside the weights; full all weights; scratch starts from none; vae trains the VAE."""
     output: Path
     """The folder of the run; it goes on from there."""
     seed: Count = 0
@@ -241,6 +260,7 @@ class TrainConfig(Section):
     data: Annotated[tuple[DataSection, ...], Field(min_length=1)]
     validation: ValidationSection = ValidationSection()
     lora: LoraSection = LoraSection()
+    vae: VAESection = VAESection()
     sigmas: SigmaSection = SigmaSection()
     caption_dropout: Share = 0.1
     """Share of the samples that are shown with the sampler's empty prompt."""
@@ -257,8 +277,9 @@ class TrainConfig(Section):
     def _fits_the_method(self) -> "TrainConfig":
         if (self.method == "scratch") != (self.scratch is not None):
             raise ValueError('the table [scratch] goes with method = "scratch", and with no other')
-        if "lora" in self.model_fields_set and self.method != "lora":
-            raise ValueError('the table [lora] goes with method = "lora", and with no other')
+        for table in ("lora", "vae"):
+            if table in self.model_fields_set and self.method != table:
+                raise ValueError(f'the table [{table}] goes with method = "{table}", and with no other')
         if self.compute.quantise != "none" and self.method != "lora":
             raise ValueError('compute.quantise is for the frozen weights of method = "lora": leave it out')
         return self

@@ -62,7 +62,11 @@ def _named(report: Report) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in report.values.items():
         group = (
-            "validation" if name.startswith("val") else "cost" if name in ("samples_per_s", "memory_gib") else "train"
+            "validation"
+            if name.startswith(("val", "psnr"))
+            else "cost"
+            if name in ("samples_per_s", "memory_gib")
+            else "train"
         )
         found[f"{group}/{name}"] = value
     return found

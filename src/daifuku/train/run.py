@@ -64,16 +64,7 @@ class Task:
 
     def conditions(self) -> dict[str, str]:
         """All that has to be the same for the run to go on bit for bit."""
-        device = self.device
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        about = {
-            "daifuku": VERSION,
-            "torch": torch.__version__,
-            "device": where,
-            "threads": str(torch.get_num_threads()),
-            "world_size": "1",
-            "base": str(self.parts.identity()),
-        }
+        about = machine_conditions(self.device) | {"base": str(self.parts.identity())}
         data = zip(self.folders, self.config.data, strict=True)
         about |= {f"data.{i}": f"{folder.fingerprint} x {own.weight}" for i, (folder, own) in enumerate(data)}
         return about | self.config.conditions()
@@ -153,11 +144,29 @@ def run_task(
     )
     last: Report | None = None
     for last in train(task.dit, loss, loop_settings(config), folder, company=company):
-        yield replace(last, values=last.values | _cost(task, last))
+        yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
         for path in write_outcome(outcome, folder):
             say(f"wrote {path}")
+
+
+def machine_conditions(device: torch.device) -> dict[str, str]:
+    """What of the machine and its software decides the last bits."""
+    return {
+        "daifuku": VERSION,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": str(torch.get_num_threads()),
+        "world_size": "1",
+    }
+
+
+def with_cost(report: Report, device: torch.device) -> Report:
+    """The same, with what the step cost."""
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_bytes()
+    cost = {"samples_per_s": len(report.samples) / report.seconds, "memory_gib": memory / 2**30}
+    return replace(report, values=report.values | cost)
 
 
 def loop_settings(config: TrainConfig) -> LoopSettings:
@@ -244,10 +253,3 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
 def _with_dit(task: Task) -> Parts:
     """The model with the transformer as it is now."""
     return replace(task.parts, dit=lambda run, device, deltas=None: task.dit, identity=lambda: None)
-
-
-def _cost(task: Task, report: Report) -> dict[str, float]:
-    """What a step costs."""
-    cuda = task.device.type == "cuda"
-    memory = torch.cuda.max_memory_allocated(task.device) if cuda else resident_bytes()
-    return {"samples_per_s": len(report.samples) / report.seconds, "memory_gib": memory / 2**30}

@@ -32,7 +32,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"optimiser": {"lrr": 1e-3}}, "there is no optimiser.lrr: try lr"),
         ({"metod": "lora"}, "there is no metod: try method"),
         ({"data": [{"folder": "a", "wieght": 2}]}, "there is no data.0.wieght: try weight"),
-        ({"method": "qlora"}, "method: input should be 'lora', 'full' or 'scratch' (and not 'qlora')"),
+        ({"method": "qlora"}, "method: input should be 'lora', 'full', 'scratch' or 'vae' (and not 'qlora')"),
         ({"batch": {"size": 0}}, "batch.size: input should be greater than or equal to 1 (and not 0)"),
         ({"data": []}, "data: "),
         ({"compute": {"kernel": "spda"}}, "kernel='spda' is unknown"),
@@ -45,6 +45,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"method": "scratch"}, "the table [scratch] goes with"),
         ({"method": "full", "lora": {}}, "the table [lora] goes with"),
         ({"method": "full", "compute": {"quantise": "int8"}}, "compute.quantise is for the frozen weights"),
+        ({"method": "vae", "vae": {"num_frames": 12}}, "num_frames is 6k+1: try 13"),
         ({"batch": {"sizes": {"big": 2}}}, "batch.sizes.big"),
     ],
 )
