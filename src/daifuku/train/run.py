@@ -134,7 +134,6 @@ def run_task(
     clips = config.watch.clips
     company = Company(
         samples=task.batches.ids,
-        validate=validate if task.measured else None,
         show=None if show is None or not clips.prompts else lambda step: show(step, _with_dit(task)),
         show_every=clips.every,
         stop=stop,
@@ -143,7 +142,8 @@ def run_task(
         allow_inexact=allow_inexact,
     )
     last: Report | None = None
-    for last in train(task.dit, loss, loop_settings(config), folder, company=company):
+    measure = validate if task.measured else None
+    for last in train(task.dit, loss, loop_settings(config), folder, validate=measure, company=company):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
@@ -219,10 +219,11 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
     if (reason := attention.unfit(device, precision)) is not None:
         raise InvalidRequest(f"compute.kernel={compute.kernel!r} does not run here: {reason}. Try 'sdpa'.")
     set_kernel(dit, attention.kernel)
-    recompute(dit, compute.recompute)
     if compute.compile:
+        # Inside of what is recomputed: a whole block that is recomputed is compiled all the same.
         for block in blocks_of(dit):
-            block.compile(dynamic=False)
+            block.forward = torch.compile(block.forward, dynamic=False)
+    recompute(dit, compute.recompute)
     return dit.train()
 
 
