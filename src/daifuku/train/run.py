@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
-from daifuku.errors import InvalidRequest
+from daifuku.errors import InvalidRequest, UnwritableOutput
 from daifuku.model.dit import AsymmDiT
 from daifuku.registry import load
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, Parts, load_parts
@@ -121,8 +122,7 @@ def run_task(
 
     Raises what `train` raises. When `stop` says so, the step at hand is finished and saved, and the run ends.
     """
-    config, folder = task.config, task.config.output
-    folder.mkdir(parents=True, exist_ok=True)
+    config, folder = task.config, make_folder(task.config.output)
 
     def loss(micro: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = task.recipe.noised(task.batches, micro)
@@ -149,6 +149,15 @@ def run_task(
         outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
         for path in write_outcome(outcome, folder):
             say(f"wrote {path}")
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder of a run. Raises UnwritableOutput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"the run cannot be kept in {folder}: {error.strerror}. Give another output") from error
+    return folder
 
 
 def machine_conditions(device: torch.device) -> dict[str, str]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import daifuku
-from daifuku.errors import InvalidRequest, TrainingError
+from daifuku.errors import InvalidRequest, TrainingError, UnwritableOutput
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train.config import parse_config
 from daifuku.train.run import Task, open_task, run_task
@@ -220,6 +220,12 @@ def test_captions_are_dropped_to_what_this_model_makes_of_an_empty_prompt(data: 
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
     read = task(data, tmp_path, model={"name": str(folder)}).recipe.null
     assert read.mask.all() and read.features.any() and read.features.shape[2] == 128
+
+
+def test_a_run_whose_folder_cannot_be_made_says_so(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UnwritableOutput, match="the run cannot be kept in"):
+        list(run_task(task(data, tmp_path / "file" / "run")))
 
 
 def test_data_that_cannot_fit_are_refused_before_the_first_step(tmp_path: Path) -> None:
