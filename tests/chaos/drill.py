@@ -1,7 +1,7 @@
 """One moment after the other: a server is kept up while a fuse burns, and every job has to come to its right end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -14,8 +14,9 @@ from tests.chaos.live import Live
 from tests.chaos.moments import Moment
 from tests.chaos.sabotaged import Fuse
 
-SETTINGS = {"checkpoint_s": "0", "lease_s": "2", "sweep_s": "0.2", "preview_every": "2"}
-SHORT_STEPS, LONG_STEPS = 8, 150
+SETTINGS = {"checkpoint_s": "0", "lease_s": "5", "sweep_s": "0.2", "preview_every": "2"}
+STEPS = {"short": 8, "long": 100, "very long": 500}
+"""The very long job is there when its lease is renewed, after a third of it."""
 PATIENCE_S = 30.0
 TIDY_S = 2.0
 ROUNDS = 4
@@ -34,17 +35,24 @@ def fuse_of(data: Path) -> Fuse:
 class Stage:
     """A sabotaged server, and what its jobs have to end in."""
 
-    def __init__(self, data: Path, *, fault: str = "none", patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        fault: str = "none",
+        patience_s: float = PATIENCE_S,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.fuse = fuse_of(data)
         self.live = Live(
             data,
-            settings=SETTINGS,
+            settings=SETTINGS | dict(settings or {}),
             log=data.with_name(f"{data.name}.log"),
             program=("-m", "tests.chaos.sabotaged", str(self.fuse.path), fault),
         )
         self.expected: dict[str, str | None] = {}
-        self._short, self._long = bodies(6, SHORT_STEPS), bodies(1, LONG_STEPS)[0]
-        self._hashes = oracle([*self._short, self._long])
+        self._bodies = {length: bodies(1 if length == "very long" else 3, steps) for length, steps in STEPS.items()}
+        self._hashes = {length: oracle(requests) for length, requests in self._bodies.items()}
         self._numbers = count()
         self._patience_s = patience_s
 
@@ -71,10 +79,8 @@ class Stage:
 
     def scene(self, name: str) -> None:
         """Jobs, what happens to them, and their ends. Raises Stuck."""
-        if name == "make":
-            jobs = [self.submit(i) for i in range(3)]
-        else:
-            jobs = [self.submit(None)] if name != "delete" else [self.submit(3)]
+        length = {"make": "short", "delete": "short", "long": "very long"}.get(name, "long")
+        jobs = [self.submit(length, i) for i in range(3 if name == "make" else 1)]
         if name == "cancel":
             self.cancel(jobs[0])
         elif name == "delete":
@@ -82,19 +88,16 @@ class Stage:
             self.delete(jobs[0])
         elif name in ("worker dies", "server dies", "server ends"):
             self.until(lambda: self.ask("GET", f"/v1/videos/{jobs[0]}")["progress"] > 5)
-            {"worker dies": self.live.kill_worker, "server dies": self.live.kill, "server ends": self.live.terminate}[
-                name
-            ]()
+            live = self.live
+            {"worker dies": live.kill_worker, "server dies": live.kill, "server ends": live.terminate}[name]()
         for job in jobs:
             self.ended(job)
 
-    def submit(self, which: int | None) -> str:
-        """One of the short requests, or the long one, until it is accepted; its id."""
-        body, sha256 = (self._long, self._hashes[-1]) if which is None else (self._short[which], self._hashes[which])
-        job_id = self.ask("POST", "/v1/videos", json=body, headers={"Idempotency-Key": f"drill-{next(self._numbers)}"})[
-            "id"
-        ]
-        self.expected[job_id] = sha256
+    def submit(self, length: str, which: int) -> str:
+        """One of the requests of a length, until it is accepted; its id."""
+        key = {"Idempotency-Key": f"drill-{next(self._numbers)}"}
+        job_id = self.ask("POST", "/v1/videos", json=self._bodies[length][which], headers=key)["id"]
+        self.expected[job_id] = self._hashes[length][which]
         return job_id
 
     def cancel(self, job_id: str) -> None:

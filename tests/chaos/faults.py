@@ -1,5 +1,8 @@
 """Faults of the server that a campaign has to find: each breaks one habit that keeps the promise."""
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,9 +19,9 @@ class Fault:
     side: Literal["server", "worker"]
     plant: Callable[[], None]
     """Breaks it in this process."""
-    shows_as: str
-    """The finding."""
-    by: str
+    shows_as: str = ""
+    """The finding; empty where there must be none."""
+    by: str = ""
     """The moment that brings it to light."""
 
     @property
@@ -153,6 +156,71 @@ def _a_step_left_out_after_a_crash() -> None:
     making.read_checkpoint = _read
 
 
+UNLUCKY = 666
+"""The seed of the requests that the workers below do not survive."""
+
+
+def _unlucky(happens: Callable[[], object]) -> Callable[[], None]:
+    """Something that a worker does in place of the clip of an unlucky request."""
+
+    def _plant() -> None:
+        from daifuku.server import making
+
+        make = making.make
+
+        def _make(pipe: Any, opening: Any, task: Any, *rest: Any) -> Any:
+            if task.request["seed"] == UNLUCKY:
+                happens()
+            return make(pipe, opening, task, *rest)
+
+        making.make = _make
+
+    return _plant
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+def _grow() -> None:
+    import torch
+
+    torch.zeros(2**46)
+
+
+def _chatter() -> None:
+    for _ in range(2000):
+        print("x" * 10_000)
+        print("x" * 10_000, file=sys.stderr)
+
+
+def _survived_by_its_worker() -> None:
+    from daifuku.server.pool import LocalWorker
+
+    async def _kill(self: Any) -> None:
+        # It is told nothing, and nobody listens to it any more.
+        self.card, self._writer, self._process = None, None, None
+        self._gone.set()
+        self._heard.put_nowait(None)
+
+    LocalWorker.kill = _kill
+
+
+MISFORTUNES = {
+    "it ends": ("worker_crashed", _unlucky(lambda: os._exit(0))),
+    "it exits": ("worker_crashed", _unlucky(sys.exit)),
+    "it reads where it must not": ("worker_crashed", _unlucky(lambda: os.kill(os.getpid(), signal.SIGSEGV))),
+    "it never ends": ("deadline", _unlucky(_hang)),
+    "it calls itself for ever": ("internal", _unlucky(_recurse)),
+    "it wants all memory": ("out_of_memory", _unlucky(_grow)),
+    "it talks and talks": (None, _unlucky(_chatter)),
+}
+"""What may happen to a worker, and the code that the job then fails with; None where it is completed."""
+
 FAULTS = {
     "a 202 before the commit": Fault(
         side="server", plant=_acknowledged_before_the_commit, shows_as="lost", by="within the answer"
@@ -169,9 +237,7 @@ FAULTS = {
     "keys that nobody remembers": Fault(
         side="server", plant=_keys_that_nobody_remembers, shows_as="duplicated", by="after a job was committed"
     ),
-    "no fencing": Fault(
-        side="server", plant=_no_fencing, shows_as="revived", by="after a cancel was committed"
-    ),
+    "no fencing": Fault(side="server", plant=_no_fencing, shows_as="revived", by="after a cancel was committed"),
     "nothing cleared away": Fault(
         side="server", plant=_nothing_cleared_away, shows_as="left_behind", by="within a clip"
     ),
@@ -191,3 +257,9 @@ FAULTS = {
         side="worker", plant=_a_step_left_out_after_a_crash, shows_as="swapped", by="after the middle step"
     ),
 }
+
+HARMLESS = {
+    **{name: Fault(side="worker", plant=plant) for name, (_, plant) in MISFORTUNES.items()},
+    "a worker that outlives its end": Fault(side="server", plant=_survived_by_its_worker),
+}
+"""What the promise survives."""

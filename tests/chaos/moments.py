@@ -111,7 +111,9 @@ WORKER = (
     _told("after the last step", "Step", lambda step: step.index == step.total),
     _told("after a preview", "Preview"),
     _worker("while a checkpoint is written", "runtime.checkpoint:save", after=True),
-    Moment(name="before a checkpoint gets its name", side="worker", target="pathlib:Path.replace", when=_of_a_checkpoint),
+    Moment(
+        name="before a checkpoint gets its name", side="worker", target="pathlib:Path.replace", when=_of_a_checkpoint
+    ),
     _worker("after a checkpoint was written", "runtime.checkpoint:Checkpoints.flush", after=True),
     _worker("before a checkpoint is read", "server.making:read_checkpoint", scene="worker dies"),
     _told("after the first frames", "Frames", lambda frames: frames.start == 0),

@@ -1,4 +1,6 @@
-"""python -m tests.chaos.sabotaged FUSE FAULT serve ...: the server with moments to die at and a fault, put in from outside.
+"""python -m tests.chaos.sabotaged FUSE FAULT serve ...: the server with moments to die at, and a fault.
+
+Both are put in from outside: what is released knows nothing of them.
 
 FUSE is a file that may not exist: while it names a moment of `moments.py`, the process that reaches that moment kills
 itself. FAULT is one of `faults.py`, or "none". The worker processes of such a server are sabotaged in the same way.
@@ -15,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, HARMLESS
 from tests.chaos.moments import MOMENTS, Moment
 
 WORKER = "daifuku.server.worker"
@@ -120,8 +122,9 @@ def main() -> None:
     for moment in MOMENTS:
         if moment.side == side:
             replace(moment.target, mined(Fuse(Path(path)), moment))
-    if fault != "none" and FAULTS[fault].side == side:
-        FAULTS[fault].plant()
+    planted = {**FAULTS, **HARMLESS}.get(fault)
+    if planted is not None and planted.side == side:
+        planted.plant()
     if side == "worker":
         import_module(WORKER).main(int(sys.argv[2]))
     else:

@@ -46,8 +46,7 @@ def test_a_first_start_that_dies_within_a_migration_leaves_nothing_that_the_next
 def test_a_fault_of_the_server_is_found(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     stage = Stage(tmp_path / "data", fault=name, patience_s=8)
-    with stage.live, stage.live.kept_up():
-        # What is lost never comes to its end.
-        with suppress(Stuck):
-            stage.play(fault.at)
+    # What is lost never comes to its end.
+    with stage.live, stage.live.kept_up(), suppress(Stuck):
+        stage.play(fault.at)
     assert getattr(stage.findings(), fault.shows_as) != []

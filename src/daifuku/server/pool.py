@@ -205,13 +205,16 @@ class LocalWorker:
             await self.kill()
 
     async def _watch(self) -> None:
-        """Ends a process that is silent for too long. Only pauses of this loop are counted: while this process is
-        stopped itself, it hears nobody."""
+        """Ends a process that has its model and is silent for too long; to read the model has a limit of its own.
+
+        Only pauses of this loop are counted: while this process is stopped itself, it hears nobody.
+        """
         pause_s, silent_s = self._silence_s / 20, 0.0
         while silent_s < self._silence_s:
             num_heard = self._num_heard
             await asyncio.sleep(pause_s)
-            silent_s = silent_s + pause_s if self._num_heard == num_heard else 0.0
+            is_silent = self.card is not None and self._num_heard == num_heard
+            silent_s = silent_s + pause_s if is_silent else 0.0
         await self.kill()
 
     async def _send(self, message: Message) -> None:

@@ -101,6 +101,13 @@ def test_what_an_unrecorded_claim_published_gives_way_to_the_next(folder: DataFo
     assert [path.name for path in (folder.root / "videos").iterdir()] == ["video_1"]
 
 
+def test_a_job_has_come_further_when_its_checkpoint_is_new(folder: DataFolder) -> None:
+    assert not folder.has_come_further(_JOB, 0.0)
+    folder.checkpoint(_JOB).touch()
+    written = folder.checkpoint(_JOB).stat().st_mtime
+    assert folder.has_come_further(_JOB, written - 1) and not folder.has_come_further(_JOB, written + 1)
+
+
 def test_what_killed_workers_left_goes_with_the_job(folder: DataFolder) -> None:
     other = replace(_JOB, id="video_2")
     for job in (_JOB, replace(_JOB, fence=2), other):
