@@ -35,6 +35,8 @@ def _acknowledged_before_the_commit() -> None:
 
     def _commit(self: Any, changes: Any) -> None:
         self._writes.execute("BEGIN IMMEDIATE")
+        # Else it would see by itself that nothing is there yet.
+        self._reads = self._writes
         for change in changes:
             change.done.set_result(change.make(Store(self._writes)))
         time.sleep(0.2)
@@ -223,7 +225,7 @@ MISFORTUNES = {
 
 FAULTS = {
     "a 202 before the commit": Fault(
-        side="server", plant=_acknowledged_before_the_commit, shows_as="lost", by="within the answer"
+        side="server", plant=_acknowledged_before_the_commit, shows_as="lost", by="after the answer"
     ),
     "recorded before it is published": Fault(
         side="server", plant=_recorded_before_it_is_published, shows_as="corrupt", by="before a clip is published"

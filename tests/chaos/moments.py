@@ -45,7 +45,7 @@ def _told(name: str, event: str, when: Callable[[Any], bool] = _always) -> Momen
     return _worker(name, "server.making:_tell", after=True, when=_is_it)
 
 
-def _within_the_answer(_: Any, cycle: Any, message: Any) -> bool:
+def _of_a_job(_: Any, cycle: Any, message: Any) -> bool:
     made = (cycle.scope["method"], cycle.scope["path"]) == ("POST", "/v1/videos")
     return made and message["type"] == "http.response.body"
 
@@ -69,7 +69,14 @@ SERVER = (
         name="within the answer",
         side="server",
         target="uvicorn.protocols.http.h11_impl:RequestResponseCycle.send",
-        when=_within_the_answer,
+        when=_of_a_job,
+    ),
+    Moment(
+        name="after the answer",
+        side="server",
+        target="uvicorn.protocols.http.h11_impl:RequestResponseCycle.send",
+        after=True,
+        when=_of_a_job,
     ),
     _server("before a claim is committed", "store:Store.claim", after=True, when=_of_one),
     _server("after a claim was committed", "dispatcher:Dispatcher._claim", after=True, when=_of_one),
