@@ -42,12 +42,14 @@ class Findings:
         return any(found for kind, found in vars(self).items() if kind != "worn_out")
 
 
-def bodies(number: int, steps: int) -> list[dict[str, Any]]:
-    """Requests of which no two make the same frames."""
+def bodies(number: int, steps: int, side: int = 64) -> list[dict[str, Any]]:
+    """Requests of which no two make the same frames; `side` is that of their pictures, in pixels."""
     return [
         {
             "prompt": f"a small {COLOURS[i % len(COLOURS)]} ball bouncing on a gray background",
             "seed": i,
+            "width": side,
+            "height": side,
             "num_frames": 7,
             "num_inference_steps": steps,
         }
@@ -81,7 +83,7 @@ def offer(live: Live, requests: list[dict[str, Any]], accepted: dict[str, int]) 
                 accepted[answer.json()["id"]] = i
                 break
             assert answer.status_code in (429, 503), answer.text
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def run(
@@ -93,10 +95,11 @@ def run(
     nearly as many made. `log` gets what the servers write, one after the other.
     """
     chance = random.Random(seed)
-    requests = bodies(num_jobs, steps)
+    requests = bodies(num_jobs, steps, side=32)
     expected = oracle(requests)
     started, kills = time.monotonic(), {"server": 0, "worker": 0}
-    with Live(data, settings={"checkpoint_s": "0", "max_queue": str(queue)}, log=log) as live:
+    settings = {"checkpoint_s": "0", "preview_every": "0", "max_queue": str(queue)}
+    with Live(data, settings=settings, log=log) as live:
         accepted: dict[str, int] = {}
         client = threading.Thread(target=offer, args=(live, requests, accepted))
         client.start()

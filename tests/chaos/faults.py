@@ -23,6 +23,8 @@ class Fault:
     """The finding; empty where there must be none."""
     by: str = ""
     """The moment that brings it to light."""
+    passes: int = 0
+    """How often that moment passes before somebody dies; where it does not come so often, its scene is enough."""
 
     @property
     def at(self) -> Moment:
@@ -239,7 +241,9 @@ FAULTS = {
     "keys that nobody remembers": Fault(
         side="server", plant=_keys_that_nobody_remembers, shows_as="duplicated", by="after a job was committed"
     ),
-    "no fencing": Fault(side="server", plant=_no_fencing, shows_as="revived", by="after a cancel was committed"),
+    "no fencing": Fault(
+        side="server", plant=_no_fencing, shows_as="revived", by="after a cancel was committed", passes=99
+    ),
     "nothing cleared away": Fault(
         side="server", plant=_nothing_cleared_away, shows_as="left_behind", by="within a clip"
     ),

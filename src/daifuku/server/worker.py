@@ -87,14 +87,18 @@ def main(handle: int) -> None:
 
 def _open(opening: Opening) -> "Pipeline":
     from daifuku.pipeline import load
+    from daifuku.request import GenerateRequest
 
-    return load(
+    pipe = load(
         opening.model,
         revision=opening.revision,
         variant=opening.variant,
         device=opening.device,
         memory=opening.device_memory,
     )
+    # Weights are read when they are needed. To plan looks at all of them, so damage is found before a job is taken.
+    pipe.planner(pipe.resolve(GenerateRequest(prompt="-")))
+    return pipe
 
 
 def _serve(channel: Channel, opening: Opening, pipe: "Pipeline") -> None:

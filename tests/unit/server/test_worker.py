@@ -1,15 +1,20 @@
+import shutil
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
+import daifuku
 from daifuku import load
-from daifuku.errors import CheckpointError, InvalidRequest, MediaError, NonFiniteLatent, UnwritableOutput
+from daifuku.errors import CheckpointError, InvalidRequest, MediaError, ModelNotFound, NonFiniteLatent, UnwritableOutput
 from daifuku.server import making
 from daifuku.server.making import Wishes
 from daifuku.server.messages import Channel
 from daifuku.server.tasks import Opening, Task
-from daifuku.server.worker import MESSAGES, _work
+from daifuku.server.worker import MESSAGES, _open, _work
+
+TINY = Path(daifuku.__file__).parent / "assets" / "tiny"
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,19 @@ def test_a_job_that_fails_says_why_and_no_more(error: Exception, code: str, monk
     assert told is not None
     assert (told["id"], told["event"], told["code"], told["message"]) == (7, "failed", code, MESSAGES[code])
     assert "unmentionable" not in told["log"]
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
+def test_a_damaged_model_is_found_before_any_job_is_taken(part: str, harm: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    (weights,) = (model / part).glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    if harm == "cut":
+        weights.write_bytes(content[: len(content) // 2])
+    elif harm == "flipped":
+        weights.write_bytes(content[:20] + bytes([content[20] ^ 0xFF]) + content[21:])
+    with pytest.raises((CheckpointError, ModelNotFound), match=part):
+        _open(Opening(model=str(model)))
