@@ -31,14 +31,14 @@ class Live:
     def __init__(
         self,
         data: Path,
-        *,
+        *flags: str,
         settings: dict[str, str] | None = None,
         log: Path | None = None,
         program: Sequence[str] = ("-m", "daifuku"),
         under: Sequence[str] = (),
     ) -> None:
         self.data = data
-        self._command = [*under, sys.executable, *program, "serve", "--port", "0", "--data", str(data)]
+        self._command = [*under, sys.executable, *program, "serve", "--port", "0", "--data", str(data), *flags]
         self._env = os.environ | {"OMP_NUM_THREADS": "1"}
         self._env |= {f"DAIFUKU_{name.upper()}": value for name, value in (settings or {}).items()}
         self._log = log
