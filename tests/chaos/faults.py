@@ -191,9 +191,7 @@ def _hang() -> None:
 
 
 def _grow() -> None:
-    import torch
-
-    torch.zeros(2**46)
+    bytearray(2**60)
 
 
 def _chatter() -> None:

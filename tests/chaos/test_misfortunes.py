@@ -26,6 +26,17 @@ def test_a_job_that_harms_its_worker_fails_in_words_and_the_next_one_is_made(nam
         assert live.terminate() == 0
 
 
+def test_a_job_that_does_not_fit_the_memory_of_a_worker_fails_in_words_and_the_next_one_is_made(
+    tmp_path: Path,
+) -> None:
+    with Live(tmp_path, settings={"worker_bytes": str(14 * 10**8), "max_work": "1e12"}) as live:
+        live.wait_ready()
+        large = SHORT | {"width": 1024, "height": 1024, "num_frames": 163, "num_inference_steps": 1}
+        job = live.wait(live.submit(large).json()["id"])
+        assert job["status"] == "failed" and job["error"]["code"] in ("out_of_memory", "worker_crashed")
+        assert live.wait(live.submit(SHORT).json()["id"])["status"] == "completed"
+
+
 def test_a_worker_that_outlives_its_end_changes_nothing_any_more(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "data", fault="a worker that outlives its end", settings={"lease_s": "2"})
     with stage.live as live:
