@@ -78,6 +78,7 @@ $(BIN)/python:
 
 docs: $(TEST) ## measure the built-in model again, and refresh the figures and pictures of the pages
 	$(BIN)/python docs/refresh.py
+	$(BIN)/python -m tests.browser.pictures
 
 lock: ## write requirements/*.lock again from pyproject.toml, in a throw-away environment
 	rm -rf .venv-lock

@@ -22,7 +22,7 @@ LAYERS = (
     {"video"},
     {"pipeline", "train", "evaluate", "bench"},
     {"__init__"},
-    {"server"},
+    {"server", "studio"},
     {"cli"},
     {"__main__"},
 )

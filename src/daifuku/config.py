@@ -25,6 +25,9 @@ GROUPS = 32
 VAE_HEAD_DIM = 32
 """Width of one head of the VAE's temporal attention."""
 
+MAX_TOKENS = 256
+"""Tokens of a prompt that the published model was trained to read, the end mark included."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:

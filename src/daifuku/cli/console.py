@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -38,6 +39,34 @@ def byte_bars() -> Progress:
         # Paths go to stdout as they are, whatever is drawn here.
         redirect_stdout=False,
     )
+
+
+class CountBars:
+    """A bar for each stage of a run that counts things, with the time left."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), redirect_stdout=False)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "CountBars":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """So many of a stage's things are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def note(self, line: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class RunProgress:

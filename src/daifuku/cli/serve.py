@@ -1,7 +1,8 @@
 """daifuku serve: an API for videos, whose jobs outlive a crash."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,16 +24,27 @@ def serve(
     Works without any configuration, with the built-in model, for this machine alone. Every setting is also an
     environment variable, such as DAIFUKU_PORT; docs/serving.md lists them. SIGTERM ends it without losing a step.
     """
+    given = {"host": host, "port": port, "data": data, "model": model, "keys": keys, "loras": loras}
+    serve_with(config, given, lambda address: print(f"Daifuku listens on {address}", flush=True))
+
+
+def serve_with(config: Path | None, given: Mapping[str, Any], listening: Callable[[str], None]) -> None:
+    """Serve with those flags until a signal ends it. Raises InvalidRequest, also where a library is missing."""
+    extra = "serve"
     try:
         from daifuku.server.run import run
         from daifuku.server.settings import read_settings
+
+        settings = read_settings(config, given)
+        around = None
+        if settings.studio:
+            extra = "studio"
+            from daifuku.studio.mount import studio_at as around
     except ImportError as error:
         raise InvalidRequest(
-            f"serving needs more libraries ({error.name}). Try pip install 'daifuku[serve]'."
+            f"this needs more libraries ({error.name}). Try pip install 'daifuku[{extra}]'."
         ) from error
-    given = {"host": host, "port": port, "data": data, "model": model, "keys": keys, "loras": loras}
-    settings = read_settings(config, given)
-    run(settings, lambda address: print(f"Daifuku listens on {address}", flush=True))
+    run(settings, listening, around)
 
 
 COMMAND = serve

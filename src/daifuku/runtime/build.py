@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from daifuku.config import ATTENTION_KERNELS, STORED, DiTConfig, RuntimeConfig
+from daifuku.config import ATTENTION_KERNELS, MAX_TOKENS, STORED, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
@@ -33,10 +33,9 @@ from daifuku.runtime.preview import LatentToRGB, read_latent_to_rgb
 from daifuku.runtime.quantiser import quantise
 from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
-from daifuku.text.encoder import MAX_TOKENS
 from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
 from daifuku.weights.ahead import reading_ahead
-from daifuku.weights.identity import model_identity
+from daifuku.weights.identity import model_identity, part_identities
 from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit, open_text, text_shapes
 from daifuku.weights.locate import ModelFiles, locate
 from daifuku.weights.lora import Deltas, merge
@@ -97,7 +96,11 @@ class Parts:
     name: str = "in memory"
     revision: str | None = None
     variant: str | None = None
+    tokenizer: Path | None = None
+    """Its folder or its one file."""
     identity: Callable[[], str | None] = lambda: None
+    identities: Callable[[], Mapping[str, str]] = dict
+    """Of the VAE and of the text encoder: see `weights/identity.py`."""
     preview: Callable[[], LatentToRGB | None] = lambda: None
     """How latents become colours, where that is known."""
     remember_preview: Callable[[LatentToRGB], None] = lambda _: None
@@ -159,7 +162,9 @@ def load_parts(
         name=_lasting_name(model),
         revision=revision,
         variant=variant,
+        tokenizer=files.tokenizer,
         identity=identity,
+        identities=lambda: part_identities(files),
         preview=lambda: read_latent_to_rgb(files.root / preview.FILE) or read_latent_to_rgb(learnt()),
         remember_preview=lambda to_rgb: to_rgb.save(learnt()),
         notices=notices,

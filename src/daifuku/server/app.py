@@ -1,6 +1,7 @@
 """The ASGI application: the shapes of the API on one service, and what every request passes on its way in."""
 
 import sqlite3
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -11,7 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daifuku.server import health_shape, native_shape, openai_shape
+from daifuku.server import cog_shape, health_shape, native_shape, openai_shape, replicate_shape, tokens_shape
 from daifuku.server.asks import Served
 from daifuku.server.keys import Doorkeeper
 from daifuku.server.logs import Log
@@ -21,11 +22,22 @@ from daifuku.server.service import Service
 from daifuku.server.settings import LOOPBACK, Settings
 from daifuku.version import VERSION
 
-SHAPES = (native_shape.router, openai_shape.router, health_shape.router)
+SHAPES = (
+    native_shape.router,
+    openai_shape.router,
+    tokens_shape.router,
+    cog_shape.router,
+    replicate_shape.router,
+    health_shape.router,
+)
 """The order matters: /v1/videos/batch comes before /v1/videos/{id}."""
 
 
-def build_app(service: Service, doorkeeper: Doorkeeper, log: Log) -> ASGIApp:
+Around = Callable[[ASGIApp], ASGIApp]
+"""Puts something around the API, behind the entrance: a page that uses it."""
+
+
+def build_app(service: Service, doorkeeper: Doorkeeper, log: Log, around: Around | None = None) -> ASGIApp:
     """The application of a service that is about to run."""
     app = FastAPI(
         title="Daifuku",
@@ -45,7 +57,7 @@ def build_app(service: Service, doorkeeper: Doorkeeper, log: Log) -> ASGIApp:
     app.state.log = log
     app.openapi = lambda: _openapi(app, service)
     hosts = None if doorkeeper.keys else {*LOOPBACK, *service.settings.allowed_hosts}
-    return _Entrance(app, hosts=hosts, metrics=service.metrics, log=log)
+    return _Entrance(app if around is None else around(app), hosts=hosts, metrics=service.metrics, log=log)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -121,7 +133,7 @@ class _Entrance:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
-        known = scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else "other"
+        known = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE") else "other"
         self._metrics.requests.labels(known, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
 
@@ -145,6 +157,8 @@ def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
             "additionalProperties": False,
             "example": {"fps": 10},
         },
+        **cog_shape.schemas(served),
+        **replicate_shape.schemas(),
         "Error": _ERROR,
     }
     for path in document["paths"].values():

@@ -56,8 +56,8 @@ class _Running:
 class Dispatcher:
     """One loop for each worker.
 
-    `card` is what a worker has told about its model, and stays when that worker dies; `job_s` is about what a job
-    takes; `failed` is set to what makes it useless to go on.
+    `card` is what a worker has told about its model, and stays when that worker dies; `ready_at` is when the first one
+    did; `job_s` is about what a job takes; `failed` is set to what makes it useless to go on.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Dispatcher:
         log: Log,
     ) -> None:
         self.card: ModelCard | None = None
+        self.ready_at: float | None = None
         self.job_s = GUESSED_JOB_S
         self.failed: asyncio.Future[Unusable]
         self._pool = pool
@@ -116,6 +117,10 @@ class Dispatcher:
         """Workers that have their model."""
         return sum(worker.card is not None for worker in self._pool.workers)
 
+    def num_running(self) -> int:
+        """Workers that are busy with a job."""
+        return len(self._running)
+
     def wake(self) -> None:
         """There may be something to do."""
         self._work.set()
@@ -139,6 +144,7 @@ class Dispatcher:
         while not self._draining:
             try:
                 self.card = await worker.ready()
+                self.ready_at = self.ready_at or time()
             except Unusable as error:
                 if not self.failed.done():
                     self.failed.set_result(error)

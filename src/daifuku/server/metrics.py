@@ -12,6 +12,7 @@ class Metrics:
         self.refused = Counter("daifuku_jobs_refused", "Requests that stored nothing.", ["code"], registry=registry)
         self.ended = Counter("daifuku_jobs_ended", "Jobs by the state they ended in.", ["state"], registry=registry)
         self.worker_deaths = Counter("daifuku_worker_deaths", "Workers that died under a job.", registry=registry)
+        self.webhooks = Counter("daifuku_webhooks", "Webhooks by outcome.", ["event", "outcome"], registry=registry)
         self.queued = Gauge("daifuku_jobs_queued", "Jobs that wait.", registry=registry)
         self.ready = Gauge("daifuku_workers_ready", "Workers that have a model.", registry=registry)
         self.requests = Counter(

@@ -1,13 +1,11 @@
 """What Daifuku adds: events as they happen, batches, cancelling, and decoding once more."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from daifuku.server.callers import ERRORS, Behind, Reader, Writer, takes
 from daifuku.server.feed import Progress
@@ -15,11 +13,9 @@ from daifuku.server.keys import ApiKey
 from daifuku.server.openai_shape import answered
 from daifuku.server.problems import Problem
 from daifuku.server.service import Service
+from daifuku.server.streams import STILL_HERE, STILL_HERE_S, EventStream, event
 
 router = APIRouter(prefix="/v1", tags=["Daifuku"], responses=ERRORS)
-
-STILL_HERE_S = 15.0
-"""Silence after which a stream says that it lives."""
 
 
 @router.post("/videos/batch", status_code=202, openapi_extra=takes("Batch"))
@@ -61,7 +57,7 @@ async def decode(video_id: str, request: Request, service: Behind, key: Writer) 
 async def events(video_id: str, service: Behind, key: Reader) -> Response:
     """Server-sent events: queued, running, preview, and done at the end. Who reads slowly misses some."""
     await service.look(key, video_id)
-    return _Stream(_happening(service, key, video_id))
+    return EventStream(_happening(service, key, video_id))
 
 
 async def _happening(service: Service, key: ApiKey, video_id: str) -> AsyncIterator[bytes]:
@@ -77,7 +73,7 @@ async def _happening(service: Service, key: ApiKey, video_id: str) -> AsyncItera
                     job = await service.look(key, video_id)
                 except Problem:
                     # It was deleted.
-                    yield _event("done", {"id": video_id, "object": "video.deleted", "deleted": True})
+                    yield event("done", {"id": video_id, "object": "video.deleted", "deleted": True})
                     return
                 (shown,) = await service.shown([job])
                 ended = job.has_ended
@@ -87,14 +83,14 @@ async def _happening(service: Service, key: ApiKey, video_id: str) -> AsyncItera
             for name, data in news:
                 if said.get(name) != data:
                     said[name] = data
-                    yield _event(name, data)
+                    yield event(name, data)
             if ended:
                 return
             try:
                 async with asyncio.timeout(STILL_HERE_S):
                     await bell.wait()
             except TimeoutError:
-                yield b": still here\n\n"
+                yield STILL_HERE
 
 
 def _news(progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,38 +98,3 @@ def _news(progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "running", about
     if progress.preview is not None:
         yield "preview", {"step": progress.preview_step, "image": f"data:image/png;base64,{progress.preview}"}
-
-
-def _event(name: str, data: Any) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-class _Stream(Response):
-    """An event stream that ends when its reader leaves."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.headers["content-type"] = "text/event-stream"
-        del self.headers["content-length"]
-        self._chunks = chunks
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_left(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-
-    async def _send(self, send: Send) -> None:
-        async for chunk in self._chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

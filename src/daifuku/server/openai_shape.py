@@ -114,7 +114,9 @@ async def answered(service: Service, job_id: str, key: Reader, *, replayed: bool
 
 
 def _model(service: Service) -> dict[str, Any]:
-    return {"id": service.model().name, "object": "model", "created": 0, "owned_by": "daifuku"}
+    served = service.model()
+    about = {"id": served.name, "object": "model", "created": 0, "owned_by": "daifuku"}
+    return about | {"loras": sorted(served.loras)}
 
 
 class _Published(FileResponse):

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from daifuku.errors import InvalidRequest, UnwritableOutput
-from daifuku.server.app import build_app
+from daifuku.server.app import Around, build_app
 from daifuku.server.asks import find_loras
 from daifuku.server.database import Database, lock_folder
 from daifuku.server.deadlines import with_deadlines
@@ -25,10 +25,13 @@ from daifuku.server.folder import DataFolder, Retention, sweep
 from daifuku.server.keys import Doorkeeper, read_keys
 from daifuku.server.logs import Log
 from daifuku.server.metrics import Metrics
+from daifuku.server.moderation import moderator_of
 from daifuku.server.pool import LocalPool, Pool, Unusable
 from daifuku.server.service import Service
 from daifuku.server.settings import Settings
+from daifuku.server.targets import Policy
 from daifuku.server.tasks import Opening
+from daifuku.server.webhooks import Deliverer, Manner, read_secret
 
 BUILT_IN = "daifuku-tiny"
 """What clients call the built-in model."""
@@ -47,30 +50,35 @@ def served_name(settings: Settings) -> str:
     return path.resolve().name if path.exists() else settings.model
 
 
-def run(settings: Settings, listening: Callable[[str], None]) -> None:
+AroundAt = Callable[[str], Around]
+"""From the address that this machine reaches the API at, to what is put around it."""
+
+
+def run(settings: Settings, listening: Callable[[str], None], around: AroundAt | None = None) -> None:
     """Serve until a signal ends it; `listening` is told the address. Raises InvalidRequest for what cannot work."""
     handle = lock_folder(settings.data)
     try:
-        asyncio.run(_run(settings, listening))
+        asyncio.run(_run(settings, listening, around))
     finally:
         os.close(handle)
 
 
-async def _run(settings: Settings, listening: Callable[[str], None]) -> None:
+async def _run(settings: Settings, listening: Callable[[str], None], around: AroundAt | None) -> None:
     log = Log(level=settings.log_level)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: _note(log, context))
     doorkeeper = Doorkeeper(keys=[] if settings.keys is None else read_keys(settings.keys))
     sock = _bound(settings)
     service = _service(settings, log)
     await _tidy(service.folder, service.database)
-    server = _server(settings, build_app(service, doorkeeper, log))
+    page = None if around is None else around(_address(sock, reachable=True))
+    server = _server(settings, build_app(service, doorkeeper, log, page))
     await service.dispatcher.start()
+    await service.deliverer.start()
     sweeping = asyncio.create_task(_sweep(service, settings.sweep_s, log))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    host, port = sock.getsockname()[:2]
-    listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    listening(_address(sock))
     failed = service.dispatcher.failed
     try:
         await _until_told(serving, failed)
@@ -83,6 +91,7 @@ async def _run(settings: Settings, listening: Callable[[str], None]) -> None:
         await serving
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await service.deliverer.close()
         service.database.close()
         log.info("ended", {})
     if failed.done():
@@ -120,6 +129,23 @@ def _service(settings: Settings, log: Log) -> Service:
         retention=Retention(age_s=settings.keep_s, num_bytes=settings.keep_bytes),
         name=served_name(settings),
         loras=loras,
+        deliverer=Deliverer(manner=_manner(settings), database=database, feed=feed, metrics=metrics, log=log),
+        moderator=moderator_of(settings.moderation, settings.moderation_s) if settings.moderation else None,
+    )
+
+
+def _manner(settings: Settings) -> Manner:
+    secret = settings.webhook_secret
+    return Manner(
+        policy=Policy(
+            hosts=frozenset(settings.webhook_hosts),
+            anywhere=settings.webhooks == "public",
+            private=settings.webhook_private,
+        ),
+        secret=read_secret(None if secret is None else secret.get_secret_value()),
+        tries=settings.webhook_tries,
+        retry_s=settings.webhook_retry_s,
+        timeout_s=settings.webhook_s,
     )
 
 
@@ -169,6 +195,14 @@ def _bound(settings: Settings) -> socket.socket:
             "takes any that is free."
         ) from error
     return sock
+
+
+def _address(sock: socket.socket, *, reachable: bool = False) -> str:
+    """Where the server listens; `reachable`: where this machine finds it, also when it listens on all addresses."""
+    host, port = sock.getsockname()[:2]
+    if reachable:
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 async def _tidy(folder: DataFolder, database: Database) -> None:

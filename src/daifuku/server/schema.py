@@ -54,6 +54,39 @@ MIGRATIONS = (
     );
     CREATE INDEX answers_by_age ON answers (created_at);
     """,
+    f"""
+    CREATE TABLE predictions (
+        job_id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        input_sha256 TEXT NOT NULL,
+        base_url TEXT NOT NULL,
+        webhook TEXT,
+        events TEXT NOT NULL,
+        UNIQUE (tenant, name)
+    );
+    CREATE TABLE outbox (
+        job_id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        base_url TEXT NOT NULL,
+        webhook TEXT NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        due_at REAL NOT NULL
+    );
+    CREATE INDEX outbox_due ON outbox (due_at);
+    CREATE TRIGGER jobs_tell_their_end AFTER UPDATE OF state ON jobs
+        WHEN NEW.state IN ({_ends}) AND OLD.state NOT IN ({_ends})
+        BEGIN
+            INSERT INTO outbox (job_id, name, base_url, webhook, due_at)
+                SELECT job_id, name, base_url, webhook, NEW.ended_at FROM predictions
+                WHERE job_id = NEW.id AND webhook IS NOT NULL AND events LIKE '%"completed"%';
+        END;
+    CREATE TRIGGER jobs_take_all_along AFTER DELETE ON jobs
+        BEGIN
+            DELETE FROM predictions WHERE job_id = OLD.id;
+            DELETE FROM outbox WHERE job_id = OLD.id;
+        END;
+    """,
 )
 """Each makes of the schema before it the next one. What has been released is never edited, only added to."""
 

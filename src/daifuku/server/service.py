@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,13 +20,18 @@ from daifuku.server.folder import DataFolder, Retention
 from daifuku.server.jobs import Job, NewJob
 from daifuku.server.keys import ApiKey
 from daifuku.server.metrics import Metrics
+from daifuku.server.moderation import Moderator, approve
 from daifuku.server.problems import Problem, busy, not_found
 from daifuku.server.settings import Settings
 from daifuku.server.store import Accepted, Full, Key, KeyReused, Room, Store, Unknown
 from daifuku.server.views import video
+from daifuku.server.webhooks import Deliverer
 
-_ID = re.compile(r"video_[0-9a-f]{32}")
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Accept = Callable[[Store, Sequence[NewJob], Room, Key | None, float], Accepted]
+"""Like `Store.accept`."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +48,11 @@ class Service:
     name: str
     """Of the model, as clients call it."""
     loras: Mapping[str, Path]
+    deliverer: Deliverer
+    moderator: Moderator | None = None
+    """Asked before anything of a job is stored; without one everything is allowed."""
     draining: bool = False
+    started_at: float = field(default_factory=time)
 
     async def body(self, request: Request) -> dict[str, Any]:
         """The fields of a request's body. Raises Problem."""
@@ -67,12 +76,20 @@ class Service:
             raise Problem(503, "not_ready", why, headers={"Retry-After": "5"})
         return served
 
-    async def accept(self, request: Request, key: ApiKey, jobs: Sequence[NewJob], body: object) -> Accepted:
-        """Jobs on disk. Raises Problem where there is no room, or the Idempotency-Key has come with another body."""
+    async def accept(
+        self, request: Request, key: ApiKey, jobs: Sequence[NewJob], body: object, *, how: Accept = Store.accept
+    ) -> Accepted:
+        """Jobs on disk. A shape that keeps more about them says `how`, around `Store.accept`.
+
+        Raises Problem where there is no room, a prompt is not allowed, or the Idempotency-Key has come with another
+        body.
+        """
         reuse = _idempotency(request, body)
         room = Room(queue=self.settings.max_queue, tenant=key.max_jobs)
+        if self.moderator is not None:
+            await self._moderate(self.moderator, jobs)
         try:
-            accepted = await self.database.change(lambda store: store.accept(jobs, room, reuse, time()))
+            accepted = await self.database.change(lambda store: how(store, jobs, room, reuse, time()))
         except Full as error:
             self.metrics.refused.labels("queue_full").inc()
             raise busy("Too many jobs wait already; nothing was stored.", self.dispatcher.job_s) from error
@@ -83,6 +100,13 @@ class Service:
             self.metrics.accepted.inc(len(jobs))
             self.dispatcher.wake()
         return accepted
+
+    async def _moderate(self, moderator: Moderator, jobs: Sequence[NewJob]) -> None:
+        try:
+            await approve(moderator, jobs)
+        except Problem as problem:
+            self.metrics.refused.labels(problem.code).inc()
+            raise
 
     def new_job(self, key: ApiKey, body: Mapping[str, Any], parent: Job | None = None) -> NewJob:
         """What a body asks for; with a parent, its request with what the body changes. Raises Problem."""
@@ -146,7 +170,7 @@ class Service:
         self.feed.ring(job.id)
 
     async def _known(self, job_id: str, ask: Callable[..., Any], what: Callable[[Store], Any]) -> Any:
-        if not _ID.fullmatch(job_id):
+        if not JOB_ID.fullmatch(job_id):
             raise not_found()
         try:
             return await ask(what)

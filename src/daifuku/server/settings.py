@@ -4,9 +4,9 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daifuku.errors import InvalidRequest
@@ -14,6 +14,9 @@ from daifuku.values import either
 
 PREFIX = "DAIFUKU_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+Host = Annotated[str, Field(pattern=r"^([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
+"""In small letters, perhaps with a port; an IPv6 address stands in brackets."""
 
 _DAY_S = 24 * 3600.0
 
@@ -34,7 +37,18 @@ class Settings(BaseSettings):
     device_memory: str | None = Field(None, description="Of a device, such as 12GiB; what is free if not given.")
     loras: Path | None = Field(None, description="Folder of LoRAs; a request names a file without its ending.")
     keys: Path | None = Field(None, description="TOML file of the API keys; without one everybody is let in.")
+    studio: bool = Field(False, description="A page for the browser at /studio; needs daifuku[studio].")
     allowed_hosts: list[str] = Field([], description="Further names that a request's Host may have.")
+    public_url: str | None = Field(None, description="Where clients reach the server, for links.")
+    moderation: str | None = Field(None, description="URL or package.module:function that is asked about each prompt.")
+    moderation_s: float = Field(5.0, gt=0, description="Seconds for its answer; without one nothing is accepted.")
+    webhooks: Literal["off", "public"] = Field("off", description="public sends them to any public address.")
+    webhook_hosts: list[Host] = Field([], description="Hosts, or host:port, that webhooks may go to in any case.")
+    webhook_private: bool = Field(False, description="Whether those hosts may have private addresses.")
+    webhook_secret: SecretStr | None = Field(None, description="whsec_ and base64, or a file of it; signs webhooks.")
+    webhook_tries: int = Field(12, ge=1, description="Times that the end of a job is told until somebody answers 2xx.")
+    webhook_retry_s: float = Field(5.0, gt=0, description="Seconds until the second time; each pause doubles.")
+    webhook_s: float = Field(5.0, gt=0, description="Seconds that one webhook may take.")
     max_queue: int = Field(100, ge=1, description="Jobs that may wait.")
     max_batch: int = Field(32, ge=1, description="Requests of one batch.")
     max_work: float = Field(2e10, gt=0, description="Width x height x frames x steps of one job.")

@@ -56,6 +56,11 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For who keeps more about jobs in tables of his own, within the same change."""
+        return self._db
+
     # What clients do.
 
     def accept(self, jobs: Sequence[NewJob], room: Room, key: Key | None, now: float) -> Accepted:

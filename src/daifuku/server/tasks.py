@@ -47,6 +47,8 @@ class ModelCard:
     device: str
     defaults: Mapping[str, Any]
     """Of a request's fields, where they differ from the published model's."""
+    tokenizer: str | None = None
+    """Path of its folder or its one file."""
 
 
 @dataclass(frozen=True, kw_only=True)

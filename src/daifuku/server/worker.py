@@ -79,8 +79,14 @@ def main(handle: int) -> None:
     except DaifukuError as error:
         channel.send({"event": UNUSABLE, "message": str(error)})
         return
-    info = pipe.parts.info
-    card = ModelCard(name=info.name, identity=info.identity, device=info.device, defaults=pipe.parts.defaults)
+    parts, info = pipe.parts, pipe.parts.info
+    card = ModelCard(
+        name=info.name,
+        identity=info.identity,
+        device=info.device,
+        defaults=parts.defaults,
+        tokenizer=None if parts.tokenizer is None else str(parts.tokenizer.resolve()),
+    )
     channel.send({"event": READY, "card": asdict(card)})
     _serve(channel, opening, pipe)
 

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from daifuku.config import MAX_TOKENS
 from daifuku.errors import CheckpointError, ModelNotFound
 from daifuku.text.quiet import quiet
 from daifuku.text.t5 import read_tokenizer
-
-MAX_TOKENS = 256
-"""Tokens that the published model was trained to read, the end mark included."""
 
 
 class PromptCut(UserWarning):

@@ -24,6 +24,17 @@ def model_identity(files: ModelFiles) -> str:
     return digest.hexdigest()[:16]
 
 
+def part_identities(files: ModelFiles) -> dict[str, str]:
+    """SHA-256 of the VAE's and of the text encoder's files, of the same bytes: what latents and features depend on."""
+    found: dict[str, str] = {}
+    for name, paths in (("vae_sha256", files.vae), ("text_encoder_sha256", files.text_weights)):
+        digest = hashlib.sha256()
+        for path in paths:
+            _add(digest, path)
+        found[name] = digest.hexdigest()
+    return found
+
+
 def _add(digest: "hashlib._Hash", path: Path) -> None:
     size = path.stat().st_size
     digest.update(size.to_bytes(8, "little"))

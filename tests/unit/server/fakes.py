@@ -18,15 +18,20 @@ from daifuku.server.folder import DataFolder, Retention
 from daifuku.server.keys import ApiKey, Doorkeeper
 from daifuku.server.logs import Log
 from daifuku.server.metrics import Metrics
+from daifuku.server.moderation import Moderator
 from daifuku.server.pool import WorkerDied
 from daifuku.server.service import Service
 from daifuku.server.settings import Settings
+from daifuku.server.targets import Policy
 from daifuku.server.tasks import FILES, ModelCard, Task
+from daifuku.server.webhooks import Deliverer, Manner
 
 CARD = ModelCard(
     name="tiny", identity=None, device="cpu", defaults={"width": 64, "height": 64, "num_frames": 31, "fps": 20}
 )
 BODY = {"prompt": "a red ball", "seed": 1}
+SILENT = Manner(policy=Policy(), secret=None, tries=3, retry_s=0.01, timeout_s=1.0)
+"""No webhooks."""
 
 
 class FakeWorker:
@@ -120,6 +125,8 @@ def house(
     script: Sequence[str | dict[str, Any]] = ("done",),
     settings: Mapping[str, Any] | None = None,
     has_model: bool = True,
+    manner: Manner = SILENT,
+    moderator: Moderator | None = None,
 ) -> Iterator[House]:
     """A server on a folder, with one fake worker."""
     pool, log = FakePool(), StringIO()
@@ -147,12 +154,16 @@ def house(
         retention=Retention(age_s=100.0, num_bytes=10**9),
         name="tiny",
         loras=loras or {},
+        deliverer=Deliverer(manner=manner, database=database, feed=feed, metrics=metrics, log=Log(log)),
+        moderator=moderator,
     )
     dispatcher.card = CARD if has_model else None
     app = build_app(service, Doorkeeper(keys=keys), Log(log))
     with TestClient(app, base_url="http://localhost") as client:
         assert client.portal is not None
         client.portal.call(dispatcher.start)
+        client.portal.call(service.deliverer.start)
         yield House(service=service, client=client, worker=pool.workers[0], log=log)
         client.portal.call(dispatcher.drain, 0.0)
+        client.portal.call(service.deliverer.close)
     database.close()

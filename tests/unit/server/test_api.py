@@ -125,11 +125,11 @@ def test_a_video_whose_name_may_not_last_is_withdrawn(home: House, monkeypatch: 
 def test_a_full_disk_is_said_and_stores_nothing_until_there_is_room(
     home: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def _full(*_: object) -> None:
+    async def _full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "accept", _full)
+        patched.setattr(home.service.database, "change", _full)
         refused = submit(home)
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
     assert int(refused.headers["retry-after"]) >= 1

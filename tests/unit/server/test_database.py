@@ -41,6 +41,22 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         connect(tmp_path / "jobs.sqlite")
 
 
+def test_a_database_of_the_first_version_keeps_its_jobs_and_learns_the_rest(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "jobs.sqlite")
+    old.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1;")
+    old.execute(
+        "INSERT INTO jobs (id, tenant, kind, model, request, created_at) VALUES ('a', 'b', 'generate', '', '{}', 0)"
+    )
+    old.commit()
+    old.close()
+    connection = connect(tmp_path / "jobs.sqlite")
+    store = Store(connection)
+    assert store.find("a") is not None
+    assert store.cancel("b", "a", 1.0)[0].state == "cancelled"
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+    connection.close()
+
+
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(InvalidRequest, match="cannot be opened"):

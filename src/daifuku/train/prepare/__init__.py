@@ -1,0 +1,1 @@
+"""Videos and pictures with captions to latents and text features that a trainer reads (`train/prepared.py`)."""
