@@ -63,7 +63,7 @@ SERVER = (
     _server("before a body is read", "service:Service.body"),
     _server("after a body was read", "service:Service.body", after=True),
     _server("after a request was checked", "service:Service.new_job", after=True),
-    _server("before a job is committed", "store:Store.accept", after=True),
+    _server("before a job is committed", "store:Store._insert", after=True),
     _server("after a job was committed", "service:Service.accept", after=True),
     Moment(
         name="within the answer",
