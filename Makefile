@@ -44,7 +44,7 @@ fix: $(TEST) ## let ruff mend what it can
 slow: $(TEST) ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-chaos: $(TEST) ## kill the server and its workers at random while they make clips, and check every promise: ARGS="--jobs 100"
+chaos: $(TEST) ## kill server and workers at random and at every moment, and check the promise: ARGS="--jobs 100 --kills 10"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was

@@ -31,6 +31,8 @@ class Findings:
     duplicated: list[str] = field(default_factory=list)
     swapped: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
+    revived: list[str] = field(default_factory=list)
+    """Jobs that were cancelled or deleted, and have something to show all the same."""
     left_behind: list[str] = field(default_factory=list)
     worn_out: list[str] = field(default_factory=list)
     """Jobs that were hit by three kills of their worker, and so failed as promised: no fault."""
@@ -40,12 +42,14 @@ class Findings:
         return any(found for kind, found in vars(self).items() if kind != "worn_out")
 
 
-def bodies(number: int, steps: int) -> list[dict[str, Any]]:
-    """Requests of which no two make the same frames."""
+def bodies(number: int, steps: int, side: int = 64) -> list[dict[str, Any]]:
+    """Requests of which no two make the same frames; `side` is that of their pictures, in pixels."""
     return [
         {
             "prompt": f"a small {COLOURS[i % len(COLOURS)]} ball bouncing on a gray background",
             "seed": i,
+            "width": side,
+            "height": side,
             "num_frames": 7,
             "num_inference_steps": steps,
         }
@@ -66,62 +70,67 @@ def oracle(requests: Iterable[Mapping[str, Any]]) -> list[str]:
     return hashes
 
 
-def offer(live: Live, requests: list[dict[str, Any]], alive: threading.Event) -> dict[str, str]:
-    """Every request until it is answered 202, with a key of its own. Returns key by accepted id."""
-    accepted: dict[str, str] = {}
+def offer(live: Live, requests: list[dict[str, Any]], accepted: dict[str, int]) -> None:
+    """Every request until it is answered 202, with a key of its own. Fills `accepted`: number of the request by id."""
     for i, body in enumerate(requests):
-        key = f"campaign-{i}"
         while True:
-            alive.wait()
             try:
-                answer = live.submit(body, key)
-            except httpx.HTTPError:
+                answer = live.submit(body, f"campaign-{i}")
+            except (httpx.HTTPError, RuntimeError):
                 time.sleep(0.05)
                 continue
             if answer.status_code == 202:
-                accepted[answer.json()["id"]] = key
+                accepted[answer.json()["id"]] = i
                 break
             assert answer.status_code in (429, 503), answer.text
-            time.sleep(0.1)
-    return accepted
+            time.sleep(0.2)
 
 
-def run(data: Path, *, num_jobs: int, num_kills: int, steps: int = 40, seed: int = 0) -> dict[str, Any]:
-    """The campaign, and what it found. Half of the kills hit the server, half the worker."""
+def run(
+    data: Path, *, num_jobs: int, num_kills: int, log: Path, steps: int = 40, seed: int = 0, queue: int = 20
+) -> dict[str, Any]:
+    """The campaign, and what it found. Half of the kills hit the server, half the worker.
+
+    They are spread over all jobs: each comes at a random moment after a certain number of jobs was accepted, and so
+    nearly as many made. `log` gets what the servers write, one after the other.
+    """
     chance = random.Random(seed)
-    requests = bodies(num_jobs, steps)
+    requests = bodies(num_jobs, steps, side=32)
     expected = oracle(requests)
-    alive = threading.Event()
     started, kills = time.monotonic(), {"server": 0, "worker": 0}
-    with Live(data, settings={"checkpoint_s": "0", "max_queue": "50"}) as live:
-        alive.set()
-        accepted: dict[str, str] = {}
-        client = threading.Thread(target=lambda: accepted.update(offer(live, requests, alive)))
+    settings = {"checkpoint_s": "0", "preview_every": "0", "max_queue": str(queue)}
+    with Live(data, settings=settings, log=log) as live:
+        accepted: dict[str, int] = {}
+        client = threading.Thread(target=offer, args=(live, requests, accepted))
         client.start()
-        live.wait_ready()
-        for i in range(num_kills):
-            time.sleep(chance.uniform(0.1, 1.5))
+        for i, at in enumerate(sorted(chance.sample(range(num_jobs), num_kills))):
+            live.wait_ready()
+            while len(accepted) <= at and client.is_alive():
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0.0, 0.5))
             if i % 2 and live.kill_worker():
                 kills["worker"] += 1
             else:
-                alive.clear()
                 live.kill()
                 live.start()
-                alive.set()
                 kills["server"] += 1
-            live.wait_ready()
         client.join()
         for job_id in accepted:
             live.wait(job_id)
         code = live.terminate()
-    keys = [f"campaign-{i}" for i in range(num_jobs)]
-    findings = check(data, {job_id: expected[keys.index(key)] for job_id, key in accepted.items()})
+    findings = check(data, {job_id: expected[i] for job_id, i in accepted.items()})
     seconds = round(time.monotonic() - started, 1)
-    return {"jobs": len(accepted), "kills": kills, "exit_code": code, "seconds": seconds, "findings": vars(findings)}
+    lost = [one.partition(":")[0] for one in (*findings.lost, *findings.worn_out)]
+    stories = [line for line in log.read_text().splitlines() if any(job_id in line for job_id in lost)]
+    report = {"jobs": len(accepted), "kills": kills, "exit_code": code, "seconds": seconds}
+    return {**report, "findings": vars(findings), "stories": stories}
 
 
-def check(data: Path, expected: Mapping[str, str]) -> Findings:
-    """Reads only the database and the disk; `expected` is the hash of the frames of every accepted job."""
+def check(data: Path, expected: Mapping[str, str | None]) -> Findings:
+    """Reads only the database and the disk.
+
+    `expected` is the hash of the frames of every accepted job, and None for those that were cancelled or deleted.
+    """
     found = Findings()
     folder = DataFolder(data)
     with closing(sqlite3.connect(folder.database)) as db:
@@ -132,6 +141,11 @@ def check(data: Path, expected: Mapping[str, str]) -> Findings:
     found.duplicated += [job_id for job_id in rows if job_id not in expected]
     for job_id, frames_sha256 in expected.items():
         row = rows.get(job_id)
+        if frames_sha256 is None:
+            gone = row is None or row["state"] == "cancelled" or row["deleted_at"] is not None
+            if not gone or (data / "videos" / job_id).exists():
+                found.revived.append(job_id)
+            continue
         if row is None or row["state"] != "completed":
             worn_out = row is not None and (row["error_code"], row["deaths"]) == ("worker_crashed", 3)
             why = "no row" if row is None else f"{row['state']} {row['error_code']}"

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,14 +21,24 @@ LONG = SHORT | {"num_inference_steps": 250}
 """A job of a few seconds, so that something can happen to it."""
 
 
+class Ended(Exception):
+    """The server ended before it listened."""
+
+
 class Live:
-    """`daifuku serve` on any free port of loopback."""
+    """`daifuku serve` on any free port of loopback; `program` is what Python runs in place of the package."""
 
     def __init__(
-        self, data: Path, *flags: str, settings: dict[str, str] | None = None, log: Path | None = None
+        self,
+        data: Path,
+        *flags: str,
+        settings: dict[str, str] | None = None,
+        log: Path | None = None,
+        program: Sequence[str] = ("-m", "daifuku"),
+        under: Sequence[str] = (),
     ) -> None:
         self.data = data
-        self._flags = flags
+        self._command = [*under, sys.executable, *program, "serve", "--port", "0", "--data", str(data), *flags]
         self._env = os.environ | {"OMP_NUM_THREADS": "1"}
         self._env |= {f"DAIFUKU_{name.upper()}": value for name, value in (settings or {}).items()}
         self._log = log
@@ -40,13 +52,13 @@ class Live:
             self.kill()
 
     def start(self) -> None:
-        """Returns when it listens; its worker may still be reading the model."""
-        command = [sys.executable, "-m", "daifuku", "serve", "--port", "0", "--data", str(self.data), *self._flags]
+        """Returns when it listens; its worker may still be reading the model. Raises Ended."""
         with open(self._log or os.devnull, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._env)
+            self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._env)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the server ended with {self.process.wait()}"
+        if not line:
+            raise Ended(f"the server ended with {self.process.wait()}")
         self.url = line.split()[-1]
         self.http = httpx.Client(base_url=self.url, timeout=30)
 
@@ -103,6 +115,25 @@ class Live:
         """SIGTERM; returns its exit code."""
         self.process.terminate()
         return self.process.wait(60)
+
+    @contextmanager
+    def kept_up(self) -> Iterator[None]:
+        """Within the block it is started again whenever it ends, as a service manager does."""
+        done = threading.Event()
+
+        def _watch() -> None:
+            while not done.wait(0.02):
+                if self.process.poll() is not None:
+                    with suppress(Ended):
+                        self.start()
+
+        watching = threading.Thread(target=_watch)
+        watching.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watching.join()
 
     @staticmethod
     def _wait(holds: object, timeout_s: float) -> None:

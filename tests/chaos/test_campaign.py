@@ -19,9 +19,11 @@ from tests.chaos.campaign import Findings, check, run
 
 @pytest.mark.slow
 def test_a_short_campaign_loses_doubles_swaps_and_breaks_nothing(tmp_path: Path) -> None:
-    report = run(tmp_path, num_jobs=10, num_kills=5)
+    report = run(tmp_path / "data", num_jobs=10, num_kills=5, log=tmp_path / "log")
     assert report["jobs"] == 10 and sum(report["kills"].values()) == 5 and report["exit_code"] == 0
     assert not Findings(**report["findings"]).any()
+    # Whatever happens, a line of the log is one JSON object.
+    assert all("event" in json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
 
 
 @pytest.fixture

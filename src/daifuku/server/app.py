@@ -1,5 +1,6 @@
 """The ASGI application: the shapes of the API on one service, and what every request passes on its way in."""
 
+import sqlite3
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -51,7 +52,9 @@ def build_app(service: Service, doorkeeper: Doorkeeper, log: Log, around: Around
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(sqlite3.OperationalError, _disk)
     app.add_exception_handler(Exception, _unforeseen)
+    app.state.log = log
     app.openapi = lambda: _openapi(app, service)
     hosts = None if doorkeeper.keys else {*LOOPBACK, *service.settings.allowed_hosts}
     return _Entrance(app if around is None else around(app), hosts=hosts, metrics=service.metrics, log=log)
@@ -75,6 +78,13 @@ async def _http(request: Request, error: Exception) -> Response:
     code = {404: "no_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     text = {404: "There is nothing here.", 405: "This cannot be done here."}.get(error.status_code, "No.")
     return Problem(error.status_code, code, text, headers=error.headers).response()
+
+
+async def _disk(request: Request, error: Exception) -> Response:
+    """A full disk, for the most part: nothing of the request was stored, and it works again when there is room."""
+    request.app.state.log.warning("the jobs could not be read or changed", {"error": str(error)})
+    message = "The disk of the server takes nothing more; nothing was stored."
+    return Problem(507, "insufficient_storage", message, headers={"Retry-After": "10"}).response()
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

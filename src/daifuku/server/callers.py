@@ -52,6 +52,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "The body is of another kind.",
         429: "Too much for now; Retry-After says when it may work.",
         503: "The model is being loaded, or the server is about to end.",
+        507: "The disk of the server is full; nothing was stored.",
     }.items()
 }
 """Answers that any route may give."""

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,7 +127,8 @@ class Database:
         except sqlite3.Error as error:
             # A full disk, for example: then none of them happened.
             if self._writes.in_transaction:
-                self._writes.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    self._writes.execute("ROLLBACK")
             answers = [(change, None, error) for change in changes]
         for change, value, error in answers:
             if error is None:

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, time
@@ -18,7 +19,7 @@ from daifuku.server.pool import Pool, Unusable, Worker, WorkerDied
 from daifuku.server.tasks import ALIVE, DONE, FAILED, LATENTS, PREVIEW, STAGE, STEP, STOPPED, ModelCard, Task
 
 MAX_DEATHS = 3
-"""Workers that a job may take with it."""
+"""Workers that a job may take with it without coming further."""
 
 MAX_RESTARTS = 10
 """Ends of the server under a running job: rarely its fault, but no job may keep a server from ever working."""
@@ -148,6 +149,10 @@ class Dispatcher:
                 if not self.failed.done():
                     self.failed.set_result(error)
                 return
+            except OSError as error:
+                self._log.warning("no worker could be started", {"worker": worker.name, "error": str(error)})
+                await asyncio.sleep(RETRY_S[-1])
+                continue
             self._work.clear()
             job = await self._claim()
             if job is None:
@@ -182,7 +187,7 @@ class Dispatcher:
 
     async def _make(self, job: Job, worker: Worker) -> None:
         self._log.info("job started", {"job": job.id, "fence": job.fence, "worker": worker.name})
-        started = monotonic()
+        started, claimed_at = monotonic(), time()
         try:
             task = self._task(job)
             async with asyncio.timeout(self._limits.deadline_s):
@@ -196,8 +201,11 @@ class Dispatcher:
         except WorkerDied:
             self._metrics.worker_deaths.inc()
             self._log.warning("worker died", {"job": job.id, "fence": job.fence, "worker": worker.name})
-            await self._recorded(lambda store: store.bury(job.id, job.fence, max_deaths=MAX_DEATHS, now=time()))
-        after = await self._database.read(lambda store: store.find(job.id))
+            further = self._folder.has_come_further(job, claimed_at)
+            await self._recorded(
+                lambda store: store.bury(job.id, job.fence, max_deaths=MAX_DEATHS, now=time(), further=further)
+            )
+        after = await self._recorded(lambda store: store.find(job.id))
         state = "gone" if after is None else after.state
         if after is None or after.has_ended:
             seconds = monotonic() - started
@@ -231,6 +239,8 @@ class Dispatcher:
                 await self._publish(job, end["result"])
             except OSError as error:
                 self._log.warning("a video could not be published", {"job": job.id, "error": str(error)})
+                with suppress(OSError):
+                    await asyncio.to_thread(self._folder.withdraw, job.id)
                 await self._fail(job, "unwritable", "The video could not be written to disk.")
         elif end["event"] == FAILED:
             self._log.warning("job failed", {"job": job.id, "code": end["code"], "error": end["log"]})
@@ -244,7 +254,7 @@ class Dispatcher:
 
     async def _publish(self, job: Job, result: dict[str, Any]) -> None:
         """The files get their names first: whoever is told that they are there finds them."""
-        current = await self._database.read(lambda store: store.find(job.id))
+        current = await self._recorded(lambda store: store.find(job.id))
         if current is None or current.state != "running" or current.fence != job.fence:
             return
         await asyncio.to_thread(self._folder.publish, job)
@@ -256,7 +266,7 @@ class Dispatcher:
         await self._recorded(lambda store: store.fail(job.id, job.fence, code, message, time()))
 
     async def _recorded(self, change: Any) -> Any:
-        """What happened is told until the disk takes it."""
+        """What happened is told, and what has to be known asked, until the disk takes it."""
         attempt = 0
         while True:
             try:

@@ -44,6 +44,13 @@ class DataFolder:
         """What lets the next claim go on."""
         return self.root / "checkpoints" / f"{job.id}.resume.safetensors"
 
+    def has_come_further(self, job: Job, since: float) -> bool:
+        """Whether a checkpoint of the job was written after a moment, in seconds since 1970."""
+        try:
+            return self.checkpoint(job).stat().st_mtime > since
+        except FileNotFoundError:
+            return False
+
     def published(self, job_id: str, variant: str) -> Path:
         """A file of a completed job."""
         return self.root / "videos" / job_id / FILES[variant][0]

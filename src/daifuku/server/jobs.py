@@ -45,7 +45,7 @@ class Job:
     """How often it was claimed. Whoever holds an older number may not change the job any more."""
     lease_until: float | None
     deaths: int
-    """Workers that died while they had it."""
+    """Workers that died while they had it, since it last came further."""
     restarts: int
     """How often the server ended under it."""
     created_at: float

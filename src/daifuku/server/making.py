@@ -140,7 +140,9 @@ def _generate(
                         _attach(writer, event.video.frames, event.video.latents)
         except Stopped:
             if checkpoints is not None:
-                checkpoints.flush()
+                # On a full disk the last checkpoint that was written has to do.
+                with suppress(UnwritableOutput):
+                    checkpoints.flush()
             raise
         except NonFiniteLatent:
             Path(task.checkpoint).unlink(missing_ok=True)

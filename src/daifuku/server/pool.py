@@ -108,6 +108,7 @@ class LocalWorker:
         self._listener: asyncio.Task[None] | None = None
         self._heard: asyncio.Queue[Message | None] = asyncio.Queue()
         self._gone = asyncio.Event()
+        self._num_heard = 0
         self._numbers = count(1)
 
     async def ready(self) -> ModelCard:
@@ -191,18 +192,30 @@ class LocalWorker:
 
     async def _listen(self, reader: asyncio.StreamReader, heard: "asyncio.Queue[Message | None]") -> None:
         """Hears the process also while nobody asks it for anything, so that its death is noticed at once."""
-        with suppress(TimeoutError, BrokenMessage):
-            while True:
-                async with asyncio.timeout(self._silence_s):
-                    message = await receive(reader)
-                if message is None or not isinstance(message.get("event"), str):
-                    break
+        watching = asyncio.create_task(self._watch())
+        with suppress(BrokenMessage):
+            while (message := await receive(reader)) is not None and isinstance(message.get("event"), str):
+                self._num_heard += 1
                 # Signs of life of an idle process would only pile up.
                 if message["event"] != ALIVE or heard.empty():
                     heard.put_nowait(message)
+        watching.cancel()
         heard.put_nowait(None)
         if heard is self._heard:
             await self.kill()
+
+    async def _watch(self) -> None:
+        """Ends a process that has its model and is silent for too long; to read the model has a limit of its own.
+
+        Only pauses of this loop are counted: while this process is stopped itself, it hears nobody.
+        """
+        pause_s, silent_s = self._silence_s / 20, 0.0
+        while silent_s < self._silence_s:
+            num_heard = self._num_heard
+            await asyncio.sleep(pause_s)
+            is_silent = self.card is not None and self._num_heard == num_heard
+            silent_s = silent_s + pause_s if is_silent else 0.0
+        await self.kill()
 
     async def _send(self, message: Message) -> None:
         if self._writer is None:

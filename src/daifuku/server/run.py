@@ -5,10 +5,11 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import time
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -64,6 +65,7 @@ def run(settings: Settings, listening: Callable[[str], None], around: AroundAt |
 
 async def _run(settings: Settings, listening: Callable[[str], None], around: AroundAt | None) -> None:
     log = Log(level=settings.log_level)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: _note(log, context))
     doorkeeper = Doorkeeper(keys=[] if settings.keys is None else read_keys(settings.keys))
     sock = _bound(settings)
     service = _service(settings, log)
@@ -94,6 +96,13 @@ async def _run(settings: Settings, listening: Callable[[str], None], around: Aro
         log.info("ended", {})
     if failed.done():
         raise InvalidRequest(str(failed.result()))
+
+
+def _note(log: Log, context: Mapping[str, Any]) -> None:
+    """What nobody awaits goes wrong, as where there are no file descriptors for more connections."""
+    error = context.get("exception")
+    about = error.strerror if isinstance(error, OSError) else type(error).__name__
+    log.warning("something went wrong in the background", {"error": about})
 
 
 def _service(settings: Settings, log: Log) -> Service:

@@ -140,9 +140,12 @@ class Store:
         """Its worker stops on purpose; another one goes on from the checkpoint."""
         return self._fenced("state = 'queued', lease_until = NULL", (), job_id, fence)
 
-    def bury(self, job_id: str, fence: int, *, max_deaths: int, now: float) -> bool:
-        """Its worker died: the job goes back to its place in the queue, or fails if that was once too often."""
-        if not self._fenced("deaths = deaths + 1", (), job_id, fence):
+    def bury(self, job_id: str, fence: int, *, max_deaths: int, now: float, further: bool = False) -> bool:
+        """Its worker died: the job goes back to its place in the queue, or fails if that was once too often.
+
+        Where the job had come `further`, for good, the deaths before count no more: it is not what kills workers.
+        """
+        if not self._fenced("deaths = ? * deaths + 1", (not further,), job_id, fence):
             return False
         job = self.find(job_id)
         assert job is not None, "a row that was just changed is there"
@@ -211,13 +214,14 @@ class Store:
         row = self._db.execute(query, (tenant, key.key)).fetchone()
         if row is None:
             return None
-        if row["created_at"] < now - KEY_LIVES_S:
+        found = [job for job_id in json.loads(row["job_ids"]) if (job := self.find(job_id)) is not None]
+        # A clock that was set back may have had the jobs forgotten before their key.
+        if row["created_at"] < now - KEY_LIVES_S or not found:
             self._db.execute("DELETE FROM answers WHERE tenant = ? AND key = ?", (tenant, key.key))
             return None
         if row["body_sha256"] != key.body_sha256:
             raise KeyReused
-        found = [self.find(job_id) for job_id in json.loads(row["job_ids"])]
-        return [job for job in found if job is not None]
+        return found
 
     def _num_open(self, tenant: str) -> int:
         return self._number("SELECT count(*) FROM jobs WHERE tenant = ? AND state IN ('queued', 'running')", tenant)

@@ -11,7 +11,15 @@ from dataclasses import asdict
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from daifuku.errors import CheckpointError, DaifukuError, InvalidRequest, MediaError, NonFiniteLatent, NotEnoughMemory
+from daifuku.errors import (
+    CheckpointError,
+    DaifukuError,
+    InvalidRequest,
+    MediaError,
+    NonFiniteLatent,
+    NotEnoughMemory,
+    UnwritableOutput,
+)
 from daifuku.server.messages import BrokenMessage, Channel, Message
 from daifuku.server.tasks import (
     ALIVE,
@@ -31,13 +39,16 @@ if TYPE_CHECKING:
     from daifuku.server.making import Wishes
 
 CODES = {
+    UnwritableOutput: "unwritable",
     InvalidRequest: "invalid_request",
     NotEnoughMemory: "out_of_memory",
     NonFiniteLatent: "non_finite",
     CheckpointError: "damaged_model",
     MediaError: "unwritable",
+    OSError: "unwritable",
+    MemoryError: "out_of_memory",
 }
-"""What each kind of error is called in a job's status."""
+"""What each kind of error is called in a job's status; the first that fits counts."""
 
 MESSAGES = {
     "invalid_request": "The model does not take this request.",
@@ -82,14 +93,18 @@ def main(handle: int) -> None:
 
 def _open(opening: Opening) -> "Pipeline":
     from daifuku.pipeline import load
+    from daifuku.request import GenerateRequest
 
-    return load(
+    pipe = load(
         opening.model,
         revision=opening.revision,
         variant=opening.variant,
         device=opening.device,
         memory=opening.device_memory,
     )
+    # Weights are read when they are needed. To plan looks at all of them, so damage is found before a job is taken.
+    pipe.planner(pipe.resolve(GenerateRequest(prompt="-")))
+    return pipe
 
 
 def _serve(channel: Channel, opening: Opening, pipe: "Pipeline") -> None:
@@ -136,7 +151,7 @@ def _work(channel: Channel, opening: Opening, pipe: "Pipeline", wishes: "Wishes"
     except Exception as error:  # noqa: BLE001 (whatever a job does, the worker takes the next one)
         code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "internal")
         # What is wrong with a request is said in its own words, and those belong in no log.
-        log = type(error).__name__ if isinstance(error, InvalidRequest) else f"{type(error).__name__}: {error}"
+        log = type(error).__name__ if code == "invalid_request" else f"{type(error).__name__}: {error}"
         report({"event": FAILED, "code": code, "message": MESSAGES[code], "log": log})
     else:
         report({"event": DONE, "result": result})

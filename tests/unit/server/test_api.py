@@ -1,4 +1,5 @@
 import json
+import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from daifuku.server.keys import ApiKey
 from daifuku.server.store import Store
-from tests.unit.server.fakes import BODY, House, house
+from daifuku.server.tasks import ModelCard
+from tests.unit.server.fakes import BODY, FakeWorker, House, house
 
 STRANGE_ID = "video_" + "0" * 32
 
@@ -106,6 +108,50 @@ def test_a_disk_that_takes_no_video_fails_that_job_and_no_other(home: House, mon
         job = home.until_ended(submit(home).json()["id"])
     assert (job["status"], job["error"]["code"]) == ("failed", "unwritable")
     assert home.until_ended(submit(home).json()["id"])["status"] == "completed"
+
+
+def test_a_video_whose_name_may_not_last_is_withdrawn(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _sync(path: Path) -> None:
+        if path.name == "videos":
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("daifuku.server.folder.sync", _sync)
+        job = home.until_ended(submit(home).json()["id"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "unwritable")
+    assert not any((home.service.folder.root / "videos").iterdir())
+
+
+def test_a_full_disk_is_said_and_stores_nothing_until_there_is_room(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def _full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.service.database, "change", _full)
+        refused = submit(home)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert home.client.get("/v1/videos").json()["data"] == []
+    assert home.until_ended(submit(home).json()["id"])["status"] == "completed"
+
+
+def test_a_worker_that_cannot_be_started_for_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daifuku.server.dispatcher.RETRY_S", (0.01,))
+    ready, failures = FakeWorker.ready, [OSError(24, "Too many open files")] * 2
+
+    async def _ready(self: FakeWorker) -> ModelCard:
+        if failures:
+            raise failures.pop()
+        return await ready(self)
+
+    monkeypatch.setattr(FakeWorker, "ready", _ready)
+    with house(tmp_path) as home:
+        assert home.until_ended(submit(home).json()["id"])["status"] == "completed"
+        assert home.log.getvalue().count("no worker could be started") == 2
 
 
 def test_a_worker_that_lost_its_job_leaves_what_another_published(busy: House) -> None:

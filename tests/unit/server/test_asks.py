@@ -33,6 +33,17 @@ EXTREMES = [
     [[]],
     17,
     65,
+    -0.0,
+    1e-320,
+    2**53 + 1,
+    "NaN",
+    "1e3",
+    " 7 ",
+    "7; 8",
+    "\u0667",
+    [7],
+    {"value": 7},
+    [None, True],
 ]
 
 
@@ -96,6 +107,10 @@ def test_a_frame_count_that_is_proposed_works() -> None:
         "seconds",
         "size",
         "loras",
+        "linear_steps",
+        "solver",
+        "preset",
+        "negative_prompt",
     ],
 )
 def test_an_extreme_value_is_refused_in_words_or_works(name: str, value: Any) -> None:

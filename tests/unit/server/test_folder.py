@@ -79,6 +79,22 @@ def test_files_that_are_being_read_stay(folder: DataFolder, database: Database) 
     assert swept(folder, database, 999.0) == 1
 
 
+def test_hundreds_of_jobs_never_take_more_than_is_kept_and_one_more_round(
+    folder: DataFolder, database: Database
+) -> None:
+    round_of, num_bytes = 10, 100
+    read = completed(database, folder, 0.0, num_bytes)
+    with folder.reading(read.id):
+        for i in range(20):
+            for j in range(round_of):
+                completed(database, folder, float(10 * i + j), num_bytes)
+            assert len(list((folder.root / "videos").iterdir())) <= 2 * round_of + 1
+            swept(folder, database, 1000.0, age_s=1e6, num_bytes=round_of * num_bytes)
+            kept = asyncio.run(database.read(lambda store: [job.id for job in store.kept()]))
+            assert sorted(kept) == sorted(path.name for path in (folder.root / "videos").iterdir())
+            assert len(kept) <= round_of and read.id in kept
+
+
 def test_the_name_appears_after_the_content_is_on_disk_and_before_it_is_recorded(
     folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +115,13 @@ def test_what_an_unrecorded_claim_published_gives_way_to_the_next(folder: DataFo
         folder.publish(job)
     assert folder.published("video_1", "video").read_bytes() == b"new"
     assert [path.name for path in (folder.root / "videos").iterdir()] == ["video_1"]
+
+
+def test_a_job_has_come_further_when_its_checkpoint_is_new(folder: DataFolder) -> None:
+    assert not folder.has_come_further(_JOB, 0.0)
+    folder.checkpoint(_JOB).touch()
+    written = folder.checkpoint(_JOB).stat().st_mtime
+    assert folder.has_come_further(_JOB, written - 1) and not folder.has_come_further(_JOB, written + 1)
 
 
 def test_what_killed_workers_left_goes_with_the_job(folder: DataFolder) -> None:

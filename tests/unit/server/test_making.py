@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from daifuku import Pipeline, load
+from daifuku.errors import UnwritableOutput
 from daifuku.media.read import read_metadata
-from daifuku.runtime.checkpoint import read_checkpoint
+from daifuku.runtime.checkpoint import Checkpoints, read_checkpoint
 from daifuku.server.making import Cancelled, Stopped, Wishes, _public, make
 from daifuku.server.tasks import FILES, Opening, Task
 
@@ -66,6 +67,17 @@ def test_a_job_that_was_stopped_ends_in_the_same_frames(pipe: Pipeline, task: Ta
     again = make(pipe, OPENING, task, wishes(), heard)
     assert heard.steps == [4, 5, 6]
     assert again["frames_sha256"] == whole["frames_sha256"]
+
+
+def test_a_disk_without_room_for_a_checkpoint_keeps_no_job_from_being_stopped(
+    pipe: Pipeline, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def _full(*_: object) -> None:
+        raise UnwritableOutput("No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "flush", _full)
+    stopped_after(pipe, task, 3)
+    assert not Path(task.checkpoint).exists()
 
 
 def test_a_cancelled_job_takes_no_further_step(pipe: Pipeline, task: Task) -> None:

@@ -88,6 +88,15 @@ def test_a_job_keeps_its_place_when_its_worker_dies_and_fails_at_the_third_time(
     assert claim(store).id == second.id
 
 
+def test_deaths_count_from_where_a_job_last_came_further(store: Store) -> None:
+    accept(store)
+    for further, deaths in ((False, 1), (False, 2), (True, 1), (False, 2), (False, 3)):
+        job = claim(store)
+        assert store.bury(job.id, job.fence, max_deaths=3, now=2.0, further=further)
+        assert store.get("a", job.id).deaths == deaths
+    assert store.get("a", job.id).error_code == "worker_crashed"
+
+
 def test_what_ran_when_the_server_ended_waits_again_but_not_for_ever(store: Store) -> None:
     accept(store)
     for _ in range(2):
@@ -120,6 +129,14 @@ def test_a_key_stands_for_one_body_of_one_tenant_for_a_day(store: Store) -> None
         accept(store, key=Key(key="k", body_sha256="2"))
     assert accept(store, key=key, tenant="b").id != first.id
     assert accept(store, key=key, now=KEY_LIVES_S + 1).id != first.id
+
+
+def test_a_key_whose_job_was_forgotten_makes_a_new_one(store: Store, connection: sqlite3.Connection) -> None:
+    key = Key(key="k", body_sha256="1")
+    first = accept(store, key=key)
+    connection.execute("DELETE FROM jobs")
+    again = accept(store, key=key)
+    assert again.id != first.id and accept(store, key=key).id == again.id
 
 
 def test_what_was_refused_leaves_no_key_behind(store: Store) -> None:
