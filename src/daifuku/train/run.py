@@ -88,7 +88,7 @@ def open_task(config: TrainConfig) -> Task:
     for folder in (*folders, *([measured] if measured else [])):
         _check_fits(folder, sizes)
     dit = _transformer(config, parts, sizes)
-    longest = max(count.stop - count.start for folder in folders for s in folder.samples for count in s.captions)
+    longest = max(count for folder in folders for sample in folder.samples for count in sample.num_tokens)
     if config.compute.compile:
         dit.text_multiple = longest
     return Task(
