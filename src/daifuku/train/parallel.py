@@ -62,7 +62,7 @@ def joined(config: TrainConfig) -> Iterator[Ranks]:
     if here:
         _initialise(config)
     try:
-        shape = _shape(config, dist.get_world_size() if dist.is_initialized() else 1)
+        shape = shape_of(config, dist.get_world_size() if dist.is_initialized() else 1)
         yield ALONE if shape.world == 1 else ManyRanks(shape, config)
     except RuntimeError as error:
         if not _is_lost(error):
@@ -188,8 +188,8 @@ def _initialise(config: TrainConfig) -> None:
     dist.init_process_group(backend, timeout=timedelta(seconds=config.parallel.timeout_s))
 
 
-def _shape(config: TrainConfig, world: int) -> Shape:
-    """Raises InvalidRequest for a number of processes, or for settings, that cannot be."""
+def shape_of(config: TrainConfig, world: int) -> Shape:
+    """How so many processes share a run. Raises InvalidRequest for a number of processes, or for settings, that cannot be."""
     own = config.parallel
     shard = own.shard or max(1, world // (own.replicate * own.context))
     shape = Shape(replicate=own.replicate, shard=shard, context=own.context)
