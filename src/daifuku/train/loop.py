@@ -66,8 +66,6 @@ class Company:
 
     samples: Callable[[int], Sequence[str]] | None = None
     """Ids of the samples of a micro-step."""
-    validate: Callable[[], dict[str, float]] | None = None
-    """Measures, with the averaged weights in the model."""
     show: Callable[[int], object] | None = None
     """Is told the step after every `show_every` steps and the last, with the averaged weights in the model."""
     show_every: int = 0
@@ -107,13 +105,13 @@ def train(
     company: Company | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Report]:
-    """Trains `model` in place and leaves its averaged weights in it.
+    """Trains `model` in place and leaves its averaged weights in it; `validate` measures with those in the model.
 
     Goes on from the newest sound checkpoint in `folder`; `folder/log.jsonl` keeps the curve. Closing the iterator
     stops after the step at hand. Raises TrainingError when a loss or gradient is not finite, before any weight is
     touched by it, and where a resumed run would not be exact and nobody allowed that.
     """
-    beside = company or Company(validate=validate)
+    beside = company or Company()
     run = _Run(model, settings, folder, adam_share, ranks)
     step = run.resume(beside)
     while step < settings.num_steps:
@@ -121,7 +119,7 @@ def train(
         values = run.learn(step, loss, beside)
         step += 1
         stopped, done = ranks.any(beside.stop()), step == settings.num_steps
-        values |= run.measure(step, beside)
+        values |= run.measure(step, validate, beside)
         report = Report(
             step=step,
             num_steps=settings.num_steps,
@@ -186,17 +184,17 @@ class _Run:
         many = self.settings.num_micro_steps
         return _ids(beside, range(step * many, (step + 1) * many))
 
-    def measure(self, step: int, beside: Company) -> dict[str, float]:
-        """Validation and whatever else looks at the averaged weights, when it is time for it."""
+    def measure(self, step: int, validate: Callable[[], dict[str, float]] | None, beside: Company) -> dict[str, float]:
+        """What validation finds, when it is time for it; and shows the model, when it is time for that."""
         done = step == self.settings.num_steps
-        due = beside.validate is not None and (done or step % self.settings.validate_every == 0)
-        shown = beside.show is not None and beside.show_every and (done or step % beside.show_every == 0)
-        if not (due or shown):
+        validate = validate if done or step % self.settings.validate_every == 0 else None
+        show = beside.show if beside.show_every and (done or step % beside.show_every == 0) else None
+        if validate is None and show is None:
             return {}
         with self.ema.swapped_in(self._model) if self.ema is not None else nullcontext(), torch.no_grad():
-            if shown and beside.show is not None:
-                beside.show(step)
-            return beside.validate() if due and beside.validate is not None else {}
+            if show is not None:
+                show(step)
+            return {} if validate is None else validate()
 
     def save(self, step: int, conditions: Mapping[str, str]) -> None:
         """Raises TrainingError for weights that are not finite: a checkpoint is always sound."""
@@ -208,7 +206,10 @@ class _Run:
         def write() -> None:
             for name, parameter in whole["model"].items():
                 if not bool(torch.isfinite(parameter).all()):
-                    raise self._not_finite(step, f"the weight {name} is not finite", ())
+                    raise TrainingError(
+                        f"after step {step} the weight {name} is not finite, so this step is not saved; the last "
+                        f"checkpoint in {self.folder} is sound. Try a lower learning rate."
+                    )
             save_checkpoint(self.folder, step, whole, conditions=conditions, keep=self.settings.keep_checkpoints)
 
         self._ranks.on_first(write)
@@ -220,6 +221,7 @@ class _Run:
         if not self._ranks.alike(found and found.step):
             raise TrainingError(f"{self.folder} is not the same folder for every process of the run: share it")
         if found is None:
+            self._forget_after(0)
             return 0
         _check_conditions(found, beside)
         groups = {name: self._ranks.spread(group, self._held) for name, group in found.groups.items()}
@@ -234,8 +236,7 @@ class _Run:
             raise TrainingError(
                 f"{found.path} belongs to a model of other sizes ({error}). Use another folder, or delete it."
             ) from error
-        if self._ranks.is_first:
-            self._forget_after(found.step)
+        self._forget_after(found.step)
         return found.step
 
     def log(self, report: Report) -> None:
@@ -251,7 +252,7 @@ class _Run:
     def _forget_after(self, step: int) -> None:
         """Steps that are going to be made again leave the log, and so does a line that a kill cut short."""
         path = self.folder / LOG
-        if path.exists():
+        if self._ranks.is_first and path.exists():
             lines = [line for line in path.read_text("utf-8").splitlines() if 0 < _step_of(line) <= step]
             with published(path) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())

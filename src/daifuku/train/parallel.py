@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import get_node_local_rank
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -83,7 +84,7 @@ class ManyRanks(Ranks):
         rank, timeout = dist.get_rank(), timedelta(seconds=config.parallel.timeout_s)
         self.is_first = rank == 0
         self._group = rank // shape.context
-        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._patient = _subgroup(torch.arange(shape.world)[None], PATIENCE, backend="gloo")
         grid = torch.arange(shape.world).view(shape.replicate, shape.shard * shape.context)
         replicas, shards = _subgroup(grid.T, timeout), _subgroup(grid, timeout)
         kind = torch.device(_device(config.compute.device)).type
@@ -176,7 +177,7 @@ def _device(wanted: str | None) -> str:
     """Each process of a machine has a GPU of its own, where there are some."""
     if wanted not in (None, "cuda") or not torch.cuda.is_available():
         return wanted or "cpu"
-    return f"cuda:{dist.get_node_local_rank(0)}"
+    return f"cuda:{get_node_local_rank(0)}"
 
 
 def _initialise(config: TrainConfig) -> None:
@@ -189,7 +190,7 @@ def _initialise(config: TrainConfig) -> None:
 
 
 def shape_of(config: TrainConfig, world: int) -> Shape:
-    """How so many processes share a run. Raises InvalidRequest for a number of processes, or for settings, that cannot be."""
+    """How so many processes share a run. Raises InvalidRequest for a number, or for settings, that cannot be."""
     own = config.parallel
     shard = own.shard or max(1, world // (own.replicate * own.context))
     shape = Shape(replicate=own.replicate, shard=shard, context=own.context)
@@ -215,9 +216,10 @@ def shape_of(config: TrainConfig, world: int) -> Shape:
     return shape
 
 
-def _subgroup(ranks: Tensor, timeout: timedelta) -> dist.ProcessGroup:
+def _subgroup(ranks: Tensor, timeout: timedelta, backend: str | None = None) -> dist.ProcessGroup:
     """That row of a table of all processes in which this one is."""
-    found, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout)
+    found, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout, backend=backend)
+    assert isinstance(found, dist.ProcessGroup)
     return found
 
 

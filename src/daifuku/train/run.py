@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
-from daifuku.errors import InvalidRequest
+from daifuku.errors import InvalidRequest, UnwritableOutput
 from daifuku.model.dit import AsymmDiT
 from daifuku.registry import load
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, Parts, load_parts
@@ -29,6 +30,7 @@ from daifuku.train.outputs import Outcome, write_outcome
 from daifuku.train.ranks import ALONE, Ranks
 from daifuku.train.recompute import recompute
 from daifuku.version import VERSION
+from daifuku.weights.identity import part_identities
 from daifuku.weights.locate import ModelFiles, locate
 
 
@@ -128,8 +130,7 @@ def run_task(
 
     Raises what `train` raises. When `stop` says so, the step at hand is finished and saved, and the run ends.
     """
-    config, folder = task.config, task.config.output
-    folder.mkdir(parents=True, exist_ok=True)
+    config, folder = task.config, make_folder(task.config.output)
 
     def loss(micro: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = task.recipe.noised(task.batches, micro)
@@ -139,9 +140,10 @@ def run_task(
         validation_loss, task.dit, task.recipe, task.measured, bfloat16=task.bfloat16, device=task.device
     )
     clips = config.watch.clips
+    for notice in _other_networks(task):
+        say(notice)
     company = Company(
         samples=task.batches.ids,
-        validate=validate if task.measured else None,
         show=None if show is None or not clips.prompts else partial(_show, task, show),
         show_every=clips.every,
         stop=stop,
@@ -150,10 +152,21 @@ def run_task(
         allow_inexact=allow_inexact,
     )
     last: Report | None = None
-    for last in train(task.dit, loss, loop_settings(config), folder, company=company, ranks=task.ranks):
+    measure = validate if task.measured else None
+    rules = loop_settings(config)
+    for last in train(task.dit, loss, rules, folder, validate=measure, company=company, ranks=task.ranks):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         task.with_whole(partial(_write, task, say))
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder of a run. Raises UnwritableOutput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"the run cannot be kept in {folder}: {error.strerror}. Give another output") from error
+    return folder
 
 
 def machine_conditions(device: torch.device, ranks: Ranks = ALONE) -> dict[str, str]:
@@ -224,10 +237,11 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
     if (reason := attention.unfit(device, precision)) is not None:
         raise InvalidRequest(f"compute.kernel={compute.kernel!r} does not run here: {reason}. Try 'sdpa'.")
     set_kernel(dit, attention.kernel)
-    recompute(dit, compute.recompute)
     if compute.compile:
+        # Inside of what is recomputed: a whole block that is recomputed is compiled all the same.
         for block in blocks_of(dit):
-            block.compile(dynamic=False)
+            block.forward = torch.compile(block.forward, dynamic=False)
+    recompute(dit, compute.recompute)
     return dit.train()
 
 
@@ -267,3 +281,15 @@ def _write(task: Task, say: Say, dit: AsymmDiT) -> None:
     outcome = Outcome(dit=dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
     for path in write_outcome(outcome, config.output):
         say(f"wrote {path}")
+
+
+def _other_networks(task: Task) -> Iterator[str]:
+    """What is worth saying about data that other files encoded than this model's: those may hold the same weights."""
+    own = part_identities(task.files)
+    for folder in task.folders:
+        for part, words in (("vae_sha256", "VAE"), ("text_encoder_sha256", "text encoder")):
+            if folder.model.get(part, own[part]) != own[part]:
+                yield (
+                    f"warning: {folder.path} was encoded by a {words} of other files than this model's; unless they "
+                    "hold the same weights, prepare it with the model that is trained"
+                )
