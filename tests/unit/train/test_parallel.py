@@ -118,6 +118,24 @@ def test_losses_of_many_processes_are_those_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "compute, within",
+    [
+        ({"recompute": {"block": -1}, "quantise": "int8"}, 1e-5),
+        ({"recompute": {"attention": 1, "mlp": -1}, "precision": "bfloat16"}, 0.02),
+    ],
+)
+def test_quantised_recomputed_and_rounded_weights_are_shared_too(
+    compute: dict[str, Any], within: float, data: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    short = {"schedule": {"steps": 4, "warmup": 2}, "compute": compute}
+    for shape in ("one", "shard 2, context 2"):
+        assert set(run(content_of("lora", tmp_path / shape, data, shape, **short))) == {0}
+    losses = [[step["loss"] for step in log(tmp_path / shape)] for shape in ("shard 2, context 2", "one")]
+    assert losses[0] == pytest.approx(losses[1], abs=within)
+
+
+@pytest.mark.slow
 def test_a_run_that_one_process_is_asked_to_stop_is_saved_by_all_and_goes_on_exactly(
     data: Path, alone: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -149,11 +167,17 @@ def test_a_loss_of_one_process_that_is_not_finite_stops_all_and_names_the_sample
     assert len(told) == 1 and re.search(r"loss nan on the samples 2x4x4-1\. No weight was touched", told.pop())
 
 
-def wait_for_line(folder: Path, more_than: int) -> None:
+def lines_of(folder: Path) -> list[str]:
+    path = folder / "log.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for_step(folder: Path, step: int, before: list[str]) -> None:
+    """Until the log has that step, and not from an earlier life: no two steps take equally long."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        path = folder / "log.jsonl"
-        if path.exists() and len(path.read_text().splitlines()) > more_than:
+        lines = lines_of(folder)
+        if len(lines) >= step and lines[step - 1] not in before:
             return
         time.sleep(0.002)
     raise AssertionError("the run makes no steps")
@@ -165,9 +189,10 @@ def test_a_killed_process_ends_the_others_soon_and_the_run_goes_on_exactly(data:
     assert run(content_of("full", tmp_path / "whole", data, "shard 2", **changes)) == [0, 0]
     content, draw = content_of("full", tmp_path / "killed", data, "shard 2", **changes), random.Random(0)
     for kill in range(NUM_KILLS):
-        processes = start(many_runs.train, 2, tmp_path / "meeting", content)
         done = max((int(path.name) for path in (tmp_path / "killed" / HOME).glob("[0-9]*")), default=0)
-        wait_for_line(tmp_path / "killed", more_than=done + draw.randrange(2))
+        before = lines_of(tmp_path / "killed")
+        processes = start(many_runs.train, 2, tmp_path / "meeting", content)
+        wait_for_step(tmp_path / "killed", done + draw.randint(1, 4), before)
         time.sleep(draw.uniform(0, 0.05))
         victim = draw.randrange(2)
         assert processes[victim].is_alive(), f"the run ended after {kill} kills: give it more steps"
@@ -187,7 +212,7 @@ def test_a_process_that_answers_no_more_ends_the_others_after_the_time_limit(dat
     content = content_of("full", tmp_path / "run", data, "shard 2", parallel={"shard": 2, "timeout_s": 3})
     content["schedule"] = {"steps": 1000}
     processes = start(many_runs.train, 2, tmp_path / "meeting", content)
-    wait_for_line(tmp_path / "run", more_than=2)
+    wait_for_step(tmp_path / "run", 3, before=[])
     silent = processes[1].pid
     assert silent is not None
     os.kill(silent, signal.SIGSTOP)
