@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from daifuku.errors import InvalidRequest
 from daifuku.train.checkpoint import HOME
@@ -84,6 +87,10 @@ def last_checkpoint(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.safetensors")}
 
 
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(max((folder / HOME).glob("[0-9]*")) / "model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The runs of one process, by method: a LoRA on the model that the other made."""
@@ -113,6 +120,8 @@ def test_losses_of_many_processes_are_those_of_one(
     content = content_of(method, tmp_path / "run", data, shape)
     assert set(run(content)) == {0}
     assert_same(log(tmp_path / "run"), log(alone[method]))
+    for name, weight in weights(alone[method]).items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], weight, rtol=0, atol=1e-4, msg=name)
     made = sorted(path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.safetensors"))
     assert made == sorted(path.relative_to(alone[method]) for path in alone[method].rglob("*.safetensors"))
 
@@ -230,7 +239,7 @@ method = "scratch"
 output = "{output}"
 data = [{{ folder = "{data}" }}]
 batch = {{ accumulate = 2 }}
-schedule = {{ steps = 3, warmup = 1 }}
+schedule = {{ steps = {steps}, warmup = 1 }}
 [scratch]
 num_blocks = 2
 num_heads = 2
@@ -250,7 +259,7 @@ num_inference_steps = 1
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_only_the_first_talks(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(CONFIG.format(output=tmp_path / "run", data=data))
+    path.write_text(CONFIG.format(output=tmp_path / "run", data=data, steps=3))
     done = subprocess.run([*TORCHRUN, "train", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'run'}\n"
@@ -258,6 +267,19 @@ def test_torchrun_starts_the_processes_and_only_the_first_talks(data: Path, tmp_
     assert [line["step"] for line in log(tmp_path / "run")] == [1, 2, 3]
     assert (tmp_path / "run" / "clips" / "000003-0.mp4").stat().st_size > 0
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_sigterm_to_torchrun_is_passed_on_and_every_process_saves(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG.format(output=tmp_path / "run", data=data, steps=5000))
+    with subprocess.Popen([*TORCHRUN, "train", str(path)], stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(tmp_path / "run", 2, before=[])
+        process.terminate()
+        _, told = process.communicate()
+    last = log(tmp_path / "run")[-1]["step"]
+    assert f"stopped and saved after step {last} of 5000" in told
+    assert [path.name for path in (tmp_path / "run" / HOME).iterdir()] == [f"{last:09}"]
 
 
 def config_of(data: Path, folder: Path, **changes: Any) -> TrainConfig:
