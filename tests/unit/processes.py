@@ -1,7 +1,7 @@
 """Processes on this machine that have met, for tests of what many compute together."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch.distributed as dist
 PATIENCE = timedelta(seconds=60)
 
 
-def start(work: Callable[..., None], num_processes: int, meeting: Path, *given: object) -> list[BaseProcess]:
+def start(work: Callable[..., None], num_processes: int, meeting: Path, *given: object) -> Sequence[BaseProcess]:
     """Each makes a call of work(rank, ...). One alone meets nobody."""
     # Forked from a server that has imported everything: a start costs no seconds.
     context = multiprocessing.get_context("forkserver")
@@ -26,7 +26,7 @@ def start(work: Callable[..., None], num_processes: int, meeting: Path, *given: 
     return processes
 
 
-def finish(processes: list[BaseProcess]) -> list[int | None]:
+def finish(processes: Sequence[BaseProcess]) -> list[int | None]:
     """How each ended."""
     for process in processes:
         process.join(240)

@@ -1,5 +1,6 @@
 """Clips whose tokens many processes share: the same attention, velocity and gradients as in one process."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,7 @@ def of_each(name: str, found: list[dict[str, Tensor]]) -> list[Tensor]:
     return [each[name] for each in found]
 
 
-def results(folder: Path, num_processes: int, function: object) -> list[dict[str, Tensor]]:
-    assert callable(function)
+def results(folder: Path, num_processes: int, function: Callable[[int, Path], None]) -> list[dict[str, Tensor]]:
     assert set(finish(start(function, num_processes, folder / "meeting", folder))) == {0}
     return [load_file(folder / f"{rank}.safetensors") for rank in range(num_processes)]
 
