@@ -119,8 +119,9 @@ class _Bar:
         values = report.values
         pace = f"loss {values['loss']:.4f}  {report.seconds:.2f} s  {values['memory_gib']:.1f} GiB"
         self._bar.update(self._task, completed=report.step, description=pace)
-        if "val" in values:
-            self._note(f"step {report.step}: loss {values['loss']:.4f}, validation {values['val']:.4f}")
+        for name in ("val", "psnr"):
+            if name in values:
+                self.note(f"step {report.step}: loss {values['loss']:.4f}, {name} {values[name]:.4f}")
 
     def note(self, line: str) -> None:
         """A line above the bar."""

@@ -65,8 +65,6 @@ class Company:
 
     samples: Callable[[int], Sequence[str]] | None = None
     """Ids of the samples of a micro-step."""
-    validate: Callable[[], dict[str, float]] | None = None
-    """Measures, with the averaged weights in the model."""
     show: Callable[[int], object] | None = None
     """Is told the step after every `show_every` steps and the last, with the averaged weights in the model."""
     show_every: int = 0
@@ -105,13 +103,13 @@ def train(
     adam_share: AdamShare = vectors_by_adam,
     company: Company | None = None,
 ) -> Iterator[Report]:
-    """Trains `model` in place and leaves its averaged weights in it.
+    """Trains `model` in place and leaves its averaged weights in it; `validate` measures with those in the model.
 
     Goes on from the newest sound checkpoint in `folder`; `folder/log.jsonl` keeps the curve. Closing the iterator
     stops after the step at hand. Raises TrainingError when a loss or gradient is not finite, before any weight is
     touched by it, and where a resumed run would not be exact and nobody allowed that.
     """
-    beside = company or Company(validate=validate)
+    beside = company or Company()
     run = _Run(model, settings, folder, adam_share)
     step = run.resume(beside)
     while step < settings.num_steps:
@@ -119,7 +117,7 @@ def train(
         values = run.learn(step, loss, beside)
         step += 1
         stopped, done = beside.stop(), step == settings.num_steps
-        values |= run.measure(step, beside)
+        values |= run.measure(step, validate, beside)
         report = Report(
             step=step,
             num_steps=settings.num_steps,
@@ -178,17 +176,17 @@ class _Run:
         many = self.settings.num_micro_steps
         return _ids(beside, range(step * many, (step + 1) * many))
 
-    def measure(self, step: int, beside: Company) -> dict[str, float]:
-        """Validation and whatever else looks at the averaged weights, when it is time for it."""
+    def measure(self, step: int, validate: Callable[[], dict[str, float]] | None, beside: Company) -> dict[str, float]:
+        """What validation finds, when it is time for it; and shows the model, when it is time for that."""
         done = step == self.settings.num_steps
-        due = beside.validate is not None and (done or step % self.settings.validate_every == 0)
-        shown = beside.show is not None and beside.show_every and (done or step % beside.show_every == 0)
-        if not (due or shown):
+        validate = validate if done or step % self.settings.validate_every == 0 else None
+        show = beside.show if beside.show_every and (done or step % beside.show_every == 0) else None
+        if validate is None and show is None:
             return {}
         with self.ema.swapped_in(self._model) if self.ema is not None else nullcontext(), torch.no_grad():
-            if shown and beside.show is not None:
-                beside.show(step)
-            return beside.validate() if due and beside.validate is not None else {}
+            if show is not None:
+                show(step)
+            return {} if validate is None else validate()
 
     def save(self, step: int, conditions: Mapping[str, str]) -> None:
         """Raises TrainingError for weights that are not finite: a checkpoint is always sound."""

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
-from daifuku.errors import InvalidRequest
+from daifuku.errors import InvalidRequest, UnwritableOutput
 from daifuku.model.dit import AsymmDiT
 from daifuku.registry import load
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, Parts, load_parts
@@ -121,8 +122,7 @@ def run_task(
 
     Raises what `train` raises. When `stop` says so, the step at hand is finished and saved, and the run ends.
     """
-    config, folder = task.config, task.config.output
-    folder.mkdir(parents=True, exist_ok=True)
+    config, folder = task.config, make_folder(task.config.output)
 
     def loss(micro: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = task.recipe.noised(task.batches, micro)
@@ -134,7 +134,6 @@ def run_task(
     clips = config.watch.clips
     company = Company(
         samples=task.batches.ids,
-        validate=validate if task.measured else None,
         show=None if show is None or not clips.prompts else lambda step: show(step, _with_dit(task)),
         show_every=clips.every,
         stop=stop,
@@ -143,12 +142,22 @@ def run_task(
         allow_inexact=allow_inexact,
     )
     last: Report | None = None
-    for last in train(task.dit, loss, loop_settings(config), folder, company=company):
+    measure = validate if task.measured else None
+    for last in train(task.dit, loss, loop_settings(config), folder, validate=measure, company=company):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
         for path in write_outcome(outcome, folder):
             say(f"wrote {path}")
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder of a run. Raises UnwritableOutput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"the run cannot be kept in {folder}: {error.strerror}. Give another output") from error
+    return folder
 
 
 def machine_conditions(device: torch.device) -> dict[str, str]:
@@ -219,10 +228,11 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
     if (reason := attention.unfit(device, precision)) is not None:
         raise InvalidRequest(f"compute.kernel={compute.kernel!r} does not run here: {reason}. Try 'sdpa'.")
     set_kernel(dit, attention.kernel)
-    recompute(dit, compute.recompute)
     if compute.compile:
+        # Inside of what is recomputed: a whole block that is recomputed is compiled all the same.
         for block in blocks_of(dit):
-            block.compile(dynamic=False)
+            block.forward = torch.compile(block.forward, dynamic=False)
+    recompute(dit, compute.recompute)
     return dit.train()
 
 

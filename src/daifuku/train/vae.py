@@ -1,7 +1,7 @@
 """Training the autoencoder: reconstruction that minds the moving object, and a light pull towards a unit Gaussian."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def train_vae(
     def validate() -> dict[str, float]:
         return measure_reconstruction(vae, validation, bfloat16)
 
-    yield from train(vae, loss, settings, folder, company=replace(company or Company(), validate=validate))
+    yield from train(vae, loss, settings, folder, validate=validate, company=company)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from daifuku.train.clips import ClipFolders
 from daifuku.train.config import TrainConfig
 from daifuku.train.latents import channel_stats
 from daifuku.train.loop import Company, Report
-from daifuku.train.run import loop_settings, machine_conditions, with_cost
+from daifuku.train.run import loop_settings, machine_conditions, make_folder, with_cost
 from daifuku.train.vae import Batch, VAELossSettings, to_video, train_vae
 from daifuku.weights.load import load_vae
 from daifuku.weights.save import save_vae
@@ -47,7 +47,7 @@ def run_vae(
     data, measured = clips(*(each.folder for each in config.data)), clips(config.validation.folder)
     vae = _opened(config)
     device = next(vae.parameters()).device
-    config.output.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output)
     company = Company(
         samples=data.ids,
         stop=stop,

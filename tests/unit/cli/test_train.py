@@ -39,10 +39,11 @@ def write_config(folder: Path, steps: int, more: str = "") -> Path:
 
 def test_a_run_prints_its_folder_and_leaves_curves_clips_and_a_model(tmp_path: Path, daifuku: Any) -> None:
     clips = '[watch.clips]\nprompts = ["a red ball"]\nnum_frames = 7\nheight = 16\nwidth = 16\nnum_inference_steps = 1'
-    path = write_config(tmp_path, 2, clips)
+    path = write_config(tmp_path, 2, f'{clips}\n[validation]\nfolder = "{tmp_path}/data"\nnum_samples = 1')
     done = daifuku("train", str(path))
     assert done.code == 0, done.err
     assert done.out == f"{tmp_path / 'run'}\n"
+    assert "step 2: loss " in done.err and ", val " in done.err
     found = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert {"checkpoints", "clips", "log.jsonl", "model", "original", "README.md", "tensorboard"} <= found
     assert (tmp_path / "run" / "clips" / "000002-0.mp4").stat().st_size > 0

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import daifuku
-from daifuku.errors import InvalidRequest, TrainingError
+from daifuku.errors import InvalidRequest, TrainingError, UnwritableOutput
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train.config import parse_config
 from daifuku.train.run import Task, open_task, run_task
@@ -89,6 +91,17 @@ def test_every_optimiser_and_recomputing_resume_exactly_too(data: Path, tmp_path
     list(run_task(again))
     assert log(tmp_path / "left") == log(tmp_path / "whole")
     assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(whole).items())
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_whether_they_are_recomputed_quantised_or_neither(data: Path, tmp_path: Path) -> None:
+    """In a process without the checks of shapes, which nothing can be compiled with."""
+    command = [sys.executable, str(Path(__file__).with_name("compiled_training.py")), str(data), str(tmp_path)]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert found.keys() == {"plain", "block", "mlp", "int8"}
+    for way, (graphs, losses) in found.items():
+        assert graphs >= 2, f"{way}: the last block is not like the others"
+        assert losses["compiled"] == pytest.approx(losses["not compiled"], rel=1e-4)
 
 
 def test_a_finished_run_writes_what_comes_out_once_more_and_learns_nothing(data: Path, tmp_path: Path) -> None:
@@ -207,6 +220,12 @@ def test_captions_are_dropped_to_what_this_model_makes_of_an_empty_prompt(data: 
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
     read = task(data, tmp_path, model={"name": str(folder)}).recipe.null
     assert read.mask.all() and read.features.any() and read.features.shape[2] == 128
+
+
+def test_a_run_whose_folder_cannot_be_made_says_so(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UnwritableOutput, match="the run cannot be kept in"):
+        list(run_task(task(data, tmp_path / "file" / "run")))
 
 
 def test_data_that_cannot_fit_are_refused_before_the_first_step(tmp_path: Path) -> None:
