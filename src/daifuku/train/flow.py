@@ -7,7 +7,7 @@ that it makes no difference which process computes it.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -39,6 +39,14 @@ class Noised:
     sigma: Float[Tensor, " b"]
     text: Float[Tensor, "b l features"]
     mask: Bool[Tensor, "b l"]
+
+    def to(self, device: torch.device) -> "Noised":
+        """The same on a device."""
+        return Noised(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+
+Objective = Callable[[Noised], Tensor]
+"""A batch -> the loss of each of its samples."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,9 +116,10 @@ class Recipe:
 
 def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool, device: torch.device) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity, per sample."""
-    text, mask = batch.text.to(device), batch.mask.to(device)
-    clean, noise, sigma = (each.to(device) for each in (batch.clean, batch.noise, batch.sigma))
-    return velocity_error(lambda noisy, level: predict(noisy, level, text, mask), clean, noise, sigma, bfloat16)
+    own = batch.to(device)
+    return velocity_error(
+        lambda noisy, level: predict(noisy, level, own.text, own.mask), own.clean, own.noise, own.sigma, bfloat16
+    )
 
 
 @torch.no_grad()

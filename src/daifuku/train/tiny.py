@@ -1,7 +1,8 @@
 """The recipe of the built-in model: what it is, what it sees, how long it trains. `make tiny` runs it.
 
-Four stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
-and the DiT with its text encoder. Everything is a function of the settings below.
+Five stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
+the DiT with its text encoder, and a LoRA with which it needs few steps of one pass each. Everything is a function of
+the settings below.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,22 +13,30 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from daifuku import world
 from daifuku.config import DecoderConfig, DiTConfig, EncoderConfig, LatentStats
 from daifuku.errors import TrainingError
+from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
+from daifuku.runtime.kernels import set_kernel
+from daifuku.sample.guidance import Caption
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
-from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.config import DistillSection, KindSection
+from daifuku.train.distill import objective
+from daifuku.train.dit import Captioned, DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.flow import Noised
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
-from daifuku.train.loop import LoopSettings, Report
+from daifuku.train.loop import LoopSettings, Report, generator_for, train
+from daifuku.train.lora import LAYERS, add_lora
 from daifuku.train.muon import OptimiserSettings
 from daifuku.train.vae import Batch, VAELossSettings, train_vae
 from daifuku.weights import save
@@ -59,6 +68,25 @@ DECODER_LOOP = LoopSettings(
     warmup_steps=30,
     decay_share=0.7,
     ema_decay=0.99,
+    validate_every=100,
+)
+FAST_STEPS = 8
+FAST = DistillSection(
+    method="progressive",
+    guidance_scale=3.0,
+    num_steps=FAST_STEPS,
+    threshold_noise=0.1,
+    linear_steps=FAST_STEPS // 2,
+    teacher_steps=2,
+)
+FAST_RANK = 16
+FAST_LOOP = LoopSettings(
+    num_steps=600,
+    optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
+    warmup_steps=30,
+    decay_share=0.5,
+    ema_decay=0.99,
+    frozen_too=False,
     validate_every=100,
 )
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
@@ -108,6 +136,9 @@ class TinySettings:
     """Clips that the DiT is measured on."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
+    fast: LoopSettings = FAST_LOOP
+    fast_rank: int = FAST_RANK
+    fast_batch_size: int = 32
 
 
 Stage = Callable[[TinySettings], Iterator[Report]]
@@ -229,19 +260,10 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
     """The DiT and its text encoder, together."""
     folder = settings.folder / "dit"
     folder.mkdir(parents=True, exist_ok=True)
-    latents, captions = read_clips(settings.folder / "latents" / "train")
-    flat = [caption for sentences in captions for caption in sentences]
-    tokenizer = trained_tokenizer(settings, flat)
-    stats, num_tokens = channel_stats(latents), longest(tokenizer, flat)
-    sets = {
-        name: LatentSet(settings.folder / "latents" / name, tokenizer, stats, num_tokens, settings.device)
-        for name in ("train", "validation")
-    }
+    tokenizer, sets = _latent_sets(settings)
     model = new_text_to_video(len(tokenizer)).to(settings.device)
     if settings.compile:
-        model.dit.text_multiple = num_tokens
-        for block in model.dit.blocks:
-            block.compile(dynamic=False)
+        _compile(model.dit, sets["train"].num_tokens)
     yield from train_dit(
         model,
         lambda step: sets["train"].batch(step, settings.dit_losses.batch_size, settings.dit.seed),
@@ -251,6 +273,65 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
         validation=sets["validation"].first(settings.num_validation_latents),
         bfloat16=settings.bfloat16,
     )
+
+
+def stage_fast(settings: TinySettings) -> Iterator[Report]:
+    """A LoRA with which the DiT goes in one pass where it went in four: guidance and every other step are learnt."""
+    folder = settings.folder / "fast"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, sets = _latent_sets(settings)
+    parent = new_text_to_video(len(tokenizer))
+    _load_averaged(parent, settings.folder / "dit")
+    text_encoder, dit = parent.to(settings.device).text_encoder, add_fast_lora(parent.dit, settings)
+    set_kernel(dit, matmul)
+    if settings.compile:
+        _compile(dit, sets["train"].num_tokens)
+    null = Caption(torch.zeros(1, 1, DIT.text_features), torch.zeros(1, 1, dtype=torch.bool))
+    learnt = objective(FAST, dit, null, bfloat16=settings.bfloat16)
+
+    @torch.no_grad()
+    def noised(batch: Captioned, sigma: Tensor, generator: torch.Generator) -> Noised:
+        text = text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        return Noised(clean=batch.latents, noise=noise, sigma=sigma, text=text, mask=batch.mask).to(settings.device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = sets["train"].batch(step, settings.fast_batch_size, settings.fast.seed)
+        count = len(batch.latents)
+        level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        return learnt(noised(batch, level, generator)).mean(), {}
+
+    def validate() -> dict[str, float]:
+        batch = sets["validation"].first(settings.num_validation_latents)
+        level = (torch.arange(len(batch.latents)) + 0.5) / len(batch.latents)
+        return {"val": learnt(noised(batch, level, generator_for(0, 0))).mean().item()}
+
+    yield from train(dit, loss, settings.fast, folder, validate=validate)
+
+
+def add_fast_lora(dit: AsymmDiT, settings: TinySettings) -> AsymmDiT:
+    """The DiT with the LoRA that the stage `fast` trains, still without effect."""
+    kind = KindSection(rank=settings.fast_rank, alpha=settings.fast_rank)
+    return add_lora(dit, dict.fromkeys(LAYERS, kind), settings.fast.seed)
+
+
+def _latent_sets(settings: TinySettings) -> tuple[PreTrainedTokenizerFast, dict[str, LatentSet]]:
+    """The tokenizer, and the clips that are learnt from and measured on."""
+    latents, captions = read_clips(settings.folder / "latents" / "train")
+    flat = [caption for sentences in captions for caption in sentences]
+    tokenizer = trained_tokenizer(settings, flat)
+    stats, num_tokens = channel_stats(latents), longest(tokenizer, flat)
+    sets = {
+        name: LatentSet(settings.folder / "latents" / name, tokenizer, stats, num_tokens, settings.device)
+        for name in ("train", "validation")
+    }
+    return tokenizer, sets
+
+
+def _compile(dit: AsymmDiT, num_tokens: int) -> None:
+    dit.text_multiple = num_tokens
+    for block in dit.blocks:
+        block.compile(dynamic=False)
 
 
 def trained_tokenizer(settings: TinySettings, captions: list[str]) -> PreTrainedTokenizerFast:
@@ -305,6 +386,7 @@ STAGES: dict[str, Stage] = {
     "decoder": stage_decoder,
     "latents": stage_latents,
     "dit": stage_dit,
+    "fast": stage_fast,
 }
 """In the order in which they run; each picks up what the ones before it left in the folder."""
 
