@@ -114,23 +114,24 @@ class Recipe:
         return long, pad([*masks, empty])[:-1]
 
 
-def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool, device: torch.device) -> Float[Tensor, " b"]:
+def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity, per sample."""
-    own = batch.to(device)
     return velocity_error(
-        lambda noisy, level: predict(noisy, level, own.text, own.mask), own.clean, own.noise, own.sigma, bfloat16
+        lambda noisy, level: predict(noisy, level, batch.text, batch.mask),
+        *(batch.clean, batch.noise, batch.sigma),
+        bfloat16,
     )
 
 
 @torch.no_grad()
 def validation_loss(
-    predict: Predict, recipe: Recipe, samples: Sequence[Sample], *, bfloat16: bool, device: torch.device
+    objective: Objective, recipe: Recipe, samples: Sequence[Sample], *, device: torch.device
 ) -> dict[str, float]:
     """Loss at eight fixed noise levels with fixed noise, and their mean: runs compare by it."""
     curve: dict[str, float] = {}
     for level in VALIDATION_SIGMAS:
         batches = (recipe.fixed(sample, place, level) for place, sample in enumerate(samples))
-        losses = [flow_loss(predict, batch, bfloat16=bfloat16, device=device) for batch in batches]
+        losses = [objective(batch.to(device)) for batch in batches]
         curve[f"val_{level:.4f}"] = float(torch.cat(losses).mean())
     return {"val": sum(curve.values()) / len(curve)} | curve
 

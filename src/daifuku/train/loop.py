@@ -107,8 +107,9 @@ def train(
     """Trains `model` in place and leaves its averaged weights in it; `validate` measures with those in the model.
 
     Goes on from the newest sound checkpoint in `folder`; `folder/log.jsonl` keeps the curve. Closing the iterator
-    stops after the step at hand. A loss that looks at the averaged weights brings the `ema` that is to keep them. Raises TrainingError when a loss or gradient is not finite, before any weight is
-    touched by it, and where a resumed run would not be exact and nobody allowed that.
+    stops after the step at hand. A loss that looks at the averaged weights brings the `ema` that is to keep them.
+    Raises TrainingError when a loss or gradient is not finite, before any weight is touched by it, and where a resumed
+    run would not be exact and nobody allowed that.
     """
     beside = company or Company()
     run = _Run(model, settings, folder, adam_share, ema)

@@ -1,6 +1,7 @@
 """A run from its configuration: the model and the data are opened, the loop trains, and what comes out is written."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from daifuku.sample.guidance import Caption
 from daifuku.train.checkpoint import Say
 from daifuku.train.config import TrainConfig
 from daifuku.train.dataset import Batches, PreparedFolder, Sample, open_prepared
-from daifuku.train.flow import Recipe, flow_loss, validation_loss
+from daifuku.train.distill import objective
+from daifuku.train.ema import EMA
+from daifuku.train.flow import Objective, Recipe, flow_loss, validation_loss
 from daifuku.train.initialise import initialise_dit
-from daifuku.train.loop import Company, LoopSettings, Report, train
+from daifuku.train.loop import Company, LoopSettings, Report, new_ema, train
 from daifuku.train.lora import add_lora
 from daifuku.train.muon import OptimiserSettings
 from daifuku.train.outputs import Outcome, write_outcome
@@ -123,14 +126,14 @@ def run_task(
     Raises what `train` raises. When `stop` says so, the step at hand is finished and saved, and the run ends.
     """
     config, folder = task.config, make_folder(task.config.output)
+    settings = loop_settings(config)
+    ema = new_ema(task.dit, settings)
+    learnt = _objective(task, ema)
 
     def loss(micro: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = task.recipe.noised(task.batches, micro)
-        return flow_loss(task.dit, batch, bfloat16=task.bfloat16, device=task.device).mean(), {}
+        return learnt(task.recipe.noised(task.batches, micro).to(task.device)).mean(), {}
 
-    validate = partial(
-        validation_loss, task.dit, task.recipe, task.measured, bfloat16=task.bfloat16, device=task.device
-    )
+    validate = partial(validation_loss, learnt, task.recipe, task.measured, device=task.device)
     clips = config.watch.clips
     company = Company(
         samples=task.batches.ids,
@@ -143,12 +146,20 @@ def run_task(
     )
     last: Report | None = None
     measure = validate if task.measured else None
-    for last in train(task.dit, loss, loop_settings(config), folder, validate=measure, company=company):
+    for last in train(task.dit, loss, settings, folder, validate=measure, company=company, ema=ema):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
         for path in write_outcome(outcome, folder):
             say(f"wrote {path}")
+
+
+def _objective(task: Task, ema: EMA | None) -> Objective:
+    """The velocity of the data, or what a teacher does."""
+    if task.config.distill is None:
+        return partial(flow_loss, task.dit, bfloat16=task.bfloat16)
+    averaged = nullcontext if ema is None else partial(ema.swapped_in, task.dit)
+    return objective(task.config.distill, task.dit, task.recipe.null, averaged=averaged, bfloat16=task.bfloat16)
 
 
 def make_folder(folder: Path) -> Path:
@@ -261,5 +272,12 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
 
 
 def _with_dit(task: Task) -> Parts:
-    """The model with the transformer as it is now."""
-    return replace(task.parts, dit=lambda run, device, deltas=None: task.dit, identity=lambda: None)
+    """The model with the transformer as it is now, which no LoRA of the model's presets was made for."""
+    own = {name: value for name, value in task.parts.defaults.items() if name not in ("preset", "presets")}
+    return replace(
+        task.parts,
+        dit=lambda run, device, deltas=None: task.dit,
+        identity=lambda: None,
+        defaults=own,
+        preset_loras=lambda _: (),
+    )
