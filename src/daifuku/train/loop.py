@@ -201,7 +201,10 @@ class _Run:
         """Raises TrainingError for weights that are not finite: a checkpoint is always sound."""
         for name, parameter in self._held.items():
             if not bool(torch.isfinite(parameter).all()):
-                raise self._not_finite(step, f"the weight {name} is not finite", ())
+                raise TrainingError(
+                    f"after step {step} the weight {name} is not finite, so this step is not saved; the last "
+                    f"checkpoint in {self.folder} is sound. Try a lower learning rate."
+                )
         groups: dict[str, dict[str, Tensor]] = {"model": dict(self._held), "optimiser": self._optimiser.state()}
         if self.ema is not None:
             groups["ema"] = self.ema.state()
@@ -212,6 +215,7 @@ class _Run:
         """The step to go on from: that of the newest checkpoint, or 0."""
         found = newest_checkpoint(self.folder, beside.say)
         if found is None:
+            self._forget_after(0)
             return 0
         _check_conditions(found, beside)
         try:

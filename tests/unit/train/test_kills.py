@@ -71,6 +71,11 @@ def outcome(folder: Path) -> tuple[list[Any], dict[str, str]]:
     return steps, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def num_logged(folder: Path) -> int:
+    path = folder / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def is_saving(folder: Path) -> bool:
     return any((folder / HOME).glob(".*"))
 
@@ -87,19 +92,20 @@ def test_a_run_killed_twenty_times_equals_an_untouched_one(method: str, tmp_path
         tmp_path / "killed",
         random.Random(0),
     )
-    in_saves = kills = 0
-    while kills < NUM_KILLS:
-        process = start(content)
-        # Every other kill waits for a save, the rest for a moment of their own.
-        deadline, wants_save = time.monotonic() + draw.uniform(0.1, 1.5) + 2 * (kills == 0), kills % 2 == 0
-        while process.is_alive() and (time.monotonic() < deadline or (wants_save and not is_saving(folder))):
+    in_saves = 0
+    for kill, step in enumerate(sorted(draw.sample(range(NUM_STEPS - 20), NUM_KILLS))):
+        process, delay_s = start(content), draw.uniform(0, 0.02)
+        while process.is_alive() and num_logged(folder) < step:
+            time.sleep(0.002)
+        time.sleep(delay_s)
+        # Every other kill waits for a save, the rest come at whatever moment it is.
+        while process.is_alive() and kill % 2 == 0 and not is_saving(folder):
             time.sleep(0.0005)
-        assert process.is_alive(), f"the run ended after {kills} kills: give it more steps"
+        assert process.is_alive(), f"the run ended after {kill} kills"
         in_saves += is_saving(folder)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        kills += 1
     last = start(content)
     last.join()
     assert last.exitcode == 0

@@ -1,5 +1,6 @@
 """The loop: exact resume, schedules, averages, and what happens when numbers go bad."""
 
+import json
 import math
 from pathlib import Path
 
@@ -171,3 +172,27 @@ def test_a_young_average_forgets_the_random_start() -> None:
     for _ in range(50):
         ema.update(model)
     assert ema.weights["weight"].item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_leaves_no_line_of_it_in_the_log(tmp_path: Path) -> None:
+    first = Regression()
+    run = train(first.model, first.loss, SETTINGS, tmp_path)
+    for _ in range(3):
+        next(run)
+    del run
+    second = Regression()
+    list(train(second.model, second.loss, SETTINGS, tmp_path))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    task = Regression()
+    spare = nn.Parameter(torch.zeros(1), requires_grad=False)
+    task.model.register_parameter("spare", spare)
+    with pytest.raises(TrainingError, match="after step 10 the weight spare is not finite"):
+        for report in train(task.model, task.loss, SETTINGS, tmp_path):
+            if report.step == 9:
+                spare.fill_(math.inf)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.step == 5
