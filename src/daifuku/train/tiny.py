@@ -13,30 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from daifuku import world
 from daifuku.config import DecoderConfig, DiTConfig, EncoderConfig, LatentStats
 from daifuku.errors import TrainingError
-from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
-from daifuku.runtime.kernels import set_kernel
-from daifuku.sample.guidance import Caption
+from daifuku.train import fast
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
-from daifuku.train.config import DistillSection, KindSection
-from daifuku.train.distill import objective
-from daifuku.train.dit import Captioned, DiTLossSettings, TextToVideo, train_dit
-from daifuku.train.flow import Noised
+from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.fast import FastSettings, add_fast_lora, train_fast, write_fast_lora
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
-from daifuku.train.loop import LoopSettings, Report, generator_for, train
-from daifuku.train.lora import LAYERS, add_lora
+from daifuku.train.loop import LoopSettings, Report
 from daifuku.train.muon import OptimiserSettings
 from daifuku.train.vae import Batch, VAELossSettings, train_vae
 from daifuku.weights import save
@@ -70,16 +64,6 @@ DECODER_LOOP = LoopSettings(
     ema_decay=0.99,
     validate_every=100,
 )
-FAST_STEPS = 8
-FAST = DistillSection(
-    method="progressive",
-    guidance_scale=3.0,
-    num_steps=FAST_STEPS,
-    threshold_noise=0.1,
-    linear_steps=FAST_STEPS // 2,
-    teacher_steps=2,
-)
-FAST_RANK = 16
 FAST_LOOP = LoopSettings(
     num_steps=600,
     optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
@@ -92,6 +76,8 @@ FAST_LOOP = LoopSettings(
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
 DEFAULTS: dict[str, Any] = {
+    "preset": fast.PRESET,
+    "presets": {fast.PRESET: fast.DEFAULTS},
     "height": 64,
     "width": 64,
     "num_frames": 31,
@@ -137,8 +123,7 @@ class TinySettings:
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
     fast: LoopSettings = FAST_LOOP
-    fast_rank: int = FAST_RANK
-    fast_batch_size: int = 32
+    fast_lora: FastSettings = field(default_factory=FastSettings)
 
 
 Stage = Callable[[TinySettings], Iterator[Report]]
@@ -276,43 +261,22 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
 
 
 def stage_fast(settings: TinySettings) -> Iterator[Report]:
-    """A LoRA with which the DiT goes in one pass where it went in four: guidance and every other step are learnt."""
+    """A LoRA with which the DiT takes few steps of one pass each; the text encoder stays as it is."""
     folder = settings.folder / "fast"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, sets = _latent_sets(settings)
-    parent = new_text_to_video(len(tokenizer))
-    _load_averaged(parent, settings.folder / "dit")
-    text_encoder, dit = parent.to(settings.device).text_encoder, add_fast_lora(parent.dit, settings)
-    set_kernel(dit, matmul)
+    model = _trained_text_to_video(settings, len(tokenizer)).to(settings.device)
+    add_fast_lora(model.dit, settings.fast_lora)
     if settings.compile:
-        _compile(dit, sets["train"].num_tokens)
-    null = Caption(torch.zeros(1, 1, DIT.text_features), torch.zeros(1, 1, dtype=torch.bool))
-    learnt = objective(FAST, dit, null, bfloat16=settings.bfloat16)
-
-    @torch.no_grad()
-    def noised(batch: Captioned, sigma: Tensor, generator: torch.Generator) -> Noised:
-        text = text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        return Noised(clean=batch.latents, noise=noise, sigma=sigma, text=text, mask=batch.mask).to(settings.device)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = sets["train"].batch(step, settings.fast_batch_size, settings.fast.seed)
-        count = len(batch.latents)
-        level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return learnt(noised(batch, level, generator)).mean(), {}
-
-    def validate() -> dict[str, float]:
-        batch = sets["validation"].first(settings.num_validation_latents)
-        level = (torch.arange(len(batch.latents)) + 0.5) / len(batch.latents)
-        return {"val": learnt(noised(batch, level, generator_for(0, 0))).mean().item()}
-
-    yield from train(dit, loss, settings.fast, folder, validate=validate)
-
-
-def add_fast_lora(dit: AsymmDiT, settings: TinySettings) -> AsymmDiT:
-    """The DiT with the LoRA that the stage `fast` trains, still without effect."""
-    kind = KindSection(rank=settings.fast_rank, alpha=settings.fast_rank)
-    return add_lora(dit, dict.fromkeys(LAYERS, kind), settings.fast.seed)
+        _compile(model.dit, sets["train"].num_tokens)
+    yield from train_fast(
+        model,
+        lambda step: sets["train"].batch(step, settings.fast_lora.batch_size, settings.fast.seed),
+        settings.fast,
+        folder,
+        validation=sets["validation"].first(settings.num_validation_latents),
+        bfloat16=settings.bfloat16,
+    )
 
 
 def _latent_sets(settings: TinySettings) -> tuple[PreTrainedTokenizerFast, dict[str, LatentSet]]:
@@ -350,14 +314,20 @@ def new_text_to_video(vocabulary: int) -> TextToVideo:
     return TextToVideo(dit, text_encoder)
 
 
+def _trained_text_to_video(settings: TinySettings, vocabulary: int) -> TextToVideo:
+    """The averaged weights of the finished stage."""
+    model = new_text_to_video(vocabulary)
+    _load_averaged(model, settings.folder / "dit")
+    return model
+
+
 def export(settings: TinySettings, target: Path) -> None:
     """Writes the trained model as a diffusers folder in bfloat16: what ships as `assets/tiny`."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.folder / "tokenizer")
     latents, _ = read_clips(settings.folder / "latents" / "train")
     vae = trained_vae(settings, stage="decoder")
     vae.stats = channel_stats(latents)
-    model = new_text_to_video(len(tokenizer))
-    _load_averaged(model, settings.folder / "dit")
+    model = _trained_text_to_video(settings, len(tokenizer))
     save.save_vae(vae, target, dtype=torch.bfloat16)
     save.save_dit(model.dit, target, dtype=torch.bfloat16)
     torch.nn.Module.to(model.text_encoder, torch.bfloat16)
@@ -367,6 +337,14 @@ def export(settings: TinySettings, target: Path) -> None:
     save.write_model_index(target, zero_empty=True)
     save.write_defaults(target, DEFAULTS)
     preview_map(vae).save(target / preview.FILE)
+    export_fast(settings, target)
+
+
+def export_fast(settings: TinySettings, target: Path) -> None:
+    """Writes the LoRA of the stage `fast` alone, beside the model that it was trained for."""
+    dit = add_fast_lora(AsymmDiT(DIT), settings.fast_lora)
+    _load_averaged(dit, settings.folder / "fast")
+    write_fast_lora(dit, target)
 
 
 @torch.inference_mode()
@@ -398,4 +376,6 @@ def _load_averaged(model: torch.nn.Module, folder: Path) -> None:
         raise TrainingError(f"{folder} holds no checkpoint: run the stage {folder.name!r} first")
     averaged = found.groups["ema"]
     for name, parameter in model.named_parameters():
-        parameter.copy_(averaged[name])
+        # Of a LoRA nothing else was kept.
+        if parameter.requires_grad:
+            parameter.copy_(averaged[name])
