@@ -50,6 +50,16 @@ def preset_for(given: Mapping[str, Any], default: str, own: Own) -> str:
     return "exact" if own.get(default, {}).get(LORAS) and (decided or given.get("negative_prompt")) else default
 
 
+def without_loras(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's defaults for weights that were trained further: presets with LoRAs, made for the old ones, are gone."""
+    own: Own = defaults.get("presets", {})
+    kept = {name: values for name, values in own.items() if not values.get(LORAS)}
+    left = {name: value for name, value in defaults.items() if name != "presets"} | ({"presets": kept} if kept else {})
+    if left.get("preset") in own.keys() - kept.keys():
+        del left["preset"]
+    return left
+
+
 def check_heard(given: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for a negative prompt that has no say, since the preset has no guidance."""
     if given.get("negative_prompt") and "guidance_scale" not in given and preset["guidance_scale"] == 1:

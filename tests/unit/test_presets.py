@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from daifuku.errors import CheckpointError, InvalidRequest
+from daifuku.presets import without_loras
 from daifuku.request import GenerateRequest, ResolvedRequest, json_schema
 
 FAST = {"loras": ["fast.safetensors"], "guidance_scale": 1.0, "threshold_noise": 0.3, "linear_steps": None}
@@ -52,6 +53,13 @@ def test_a_negative_prompt_that_nobody_would_hear_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"no say without guidance.*Try preset='exact', or guidance_scale=2"):
         resolved(preset="fast8", negative_prompt="blur")
     assert resolved(preset="fast8", negative_prompt="blur", guidance_scale=2.0).captions == ("a red ball", "blur")
+
+
+def test_weights_that_were_trained_further_keep_no_preset_that_was_made_for_the_old_ones() -> None:
+    quick = {"num_inference_steps": 4}
+    left = without_loras(OWN | {"presets": {"fast8": FAST, "draft": quick}})
+    assert left == {"num_inference_steps": 32, "guidance_scale": 3.0, "presets": {"draft": quick}}
+    assert without_loras({"preset": "fast8"}) == {"preset": "fast8"}
 
 
 def test_what_was_resolved_is_resolved_to_itself() -> None:

@@ -22,7 +22,7 @@ from daifuku.train.lora import LAYERS, add_lora, lora_pairs
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora_write import pairs_content
 
-PRESET, FILE = "fast8", "fast8.safetensors"
+PRESET, FILE = "fast8", "loras/fast8.safetensors"
 
 TEACHER = DistillSection(
     method="progressive", guidance_scale=3.0, num_steps=8, threshold_noise=0.1, linear_steps=4, teacher_steps=2

@@ -13,6 +13,7 @@ from torch import Tensor
 from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest, UnwritableOutput
 from daifuku.model.dit import AsymmDiT
+from daifuku.presets import without_loras
 from daifuku.registry import load
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, Parts, load_parts
 from daifuku.runtime.kernels import Attention, blocks_of, set_kernel
@@ -288,11 +289,10 @@ def _other_networks(task: Task) -> Iterator[str]:
 
 def _with_dit(task: Task) -> Parts:
     """The model with the transformer as it is now, which no LoRA of the model's presets was made for."""
-    own = {name: value for name, value in task.parts.defaults.items() if name not in ("preset", "presets")}
     return replace(
         task.parts,
         dit=lambda run, device, deltas=None: task.dit,
         identity=lambda: None,
-        defaults=own,
+        defaults=without_loras(task.parts.defaults),
         preset_loras=lambda _: (),
     )
