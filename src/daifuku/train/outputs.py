@@ -80,12 +80,14 @@ def _write_model(outcome: Outcome, folder: Path) -> Iterator[Path]:
     )
     beside = tuple(output for output in rest.outputs if output.path not in ("generation_config.json", "loras"))
     num_bytes = sum(p.nbytes for p in outcome.dit.parameters())
-    own = (
+    defaults = without_loras(outcome.files.defaults)
+    own = [
         Output(path="transformer", num_bytes=num_bytes, write=partial(_save_dit, outcome.dit)),
         Output(path="scheduler", num_bytes=0, write=lambda path, report: write_scheduler(path.parent)),
         Output(path="model_index.json", num_bytes=0, write=partial(_write_index, outcome.files.zero_empty)),
-        Output(path="generation_config.json", num_bytes=0, write=partial(_write_defaults, outcome.files.defaults)),
-    )
+    ]
+    if defaults:
+        own.append(Output(path="generation_config.json", num_bytes=0, write=partial(_write_defaults, defaults)))
     yield run(replace(rest, outputs=(*beside, *own)))
     save_dit(outcome.dit, folder / "original", layout="original")
     yield folder / "original"
@@ -100,7 +102,7 @@ def _write_index(zero_empty: bool, path: Path, report: Report) -> None:
 
 
 def _write_defaults(defaults: dict[str, Any], path: Path, report: Report) -> None:
-    write_defaults(path.parent, without_loras(defaults))
+    write_defaults(path.parent, defaults)
 
 
 def model_card(outcome: Outcome, folder: Path) -> str:
