@@ -88,7 +88,7 @@ def evaluate_world(
 ) -> WorldReport:
     """Compare generated clips with their prompts, beside true renders and, if given a VAE, its reconstructions.
 
-    `generate` takes a prompt and a seed; so does `exact`, where there is another way to make the same clips. The prompts
+    `generate` takes a prompt and a seed; so does `exact`, where there is another way to make them. The prompts
     show combinations of shape, colour and motion that training holds out, one object each, and always say size and
     background.
     """
