@@ -65,18 +65,17 @@ DECODER_LOOP = LoopSettings(
     validate_every=100,
 )
 FAST_LOOP = LoopSettings(
-    num_steps=500,
+    num_steps=460,
     optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
     warmup_steps=30,
     decay_share=0.5,
     ema_decay=0.99,
     frozen_too=False,
-    validate_every=250,
+    validate_every=230,
 )
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
 DEFAULTS: dict[str, Any] = {
-    "preset": fast.PRESET,
     "presets": {fast.PRESET: fast.DEFAULTS},
     "height": 64,
     "width": 64,

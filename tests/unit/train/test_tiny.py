@@ -61,15 +61,15 @@ def test_every_stage_leaves_what_the_next_one_needs_and_the_export_is_a_model_fo
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 16_000_000
 
 
-def test_what_is_exported_makes_a_clip_in_eight_steps_of_one_pass_unless_it_is_told_otherwise(
+def test_what_is_exported_makes_a_clip_in_eight_steps_of_one_pass_where_that_preset_is_asked_for(
     run: TinySettings, tmp_path: Path
 ) -> None:
     tiny.export(run, tmp_path)
     pipe, size = daifuku.load(tmp_path), {"num_frames": 1, "height": 16, "width": 16, "seed": 0}
-    fast = pipe("a red ball", **size)
+    fast = pipe("a red ball", preset="fast8", **size)
     assert fast.request.captions == ("a red ball",) and fast.request.num_inference_steps == 8
     assert len(fast.model.loras) == 1
-    exact = pipe("a red ball", preset="exact", num_inference_steps=2, **size)
+    exact = pipe("a red ball", num_inference_steps=2, **size)
     assert len(exact.request.captions) == 2 and exact.model.loras == []
 
 
