@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_what_is_exported_makes_a_clip_in_eight_steps_of_one_pass_where_that_pre
     run: TinySettings, tmp_path: Path
 ) -> None:
     tiny.export(run, tmp_path)
-    pipe, size = daifuku.load(tmp_path), {"num_frames": 1, "height": 16, "width": 16, "seed": 0}
+    pipe = daifuku.load(tmp_path)
+    size: dict[str, Any] = {"num_frames": 1, "height": 16, "width": 16, "seed": 0}
     fast = pipe("a red ball", preset="fast8", **size)
     assert fast.request.captions == ("a red ball",) and fast.request.num_inference_steps == 8
     assert len(fast.model.loras) == 1
