@@ -39,7 +39,7 @@ from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.sample.solver import Solver, State, finite
 from daifuku.text.encoder import import_libraries
-from daifuku.values import as_loras
+from daifuku.values import Loras, as_loras
 from daifuku.video import Video, run_record
 from daifuku.weights.load import as_dtype
 from daifuku.weights.names import Part
@@ -124,6 +124,10 @@ class Pipeline:
         # In full, so that a record names the same files from another folder.
         return replace(found, loras=[(str(Path(path).expanduser().absolute()), s) for path, s in found.loras])
 
+    def loras(self, request: ResolvedRequest) -> Loras:
+        """All that act: the model's own for the preset, then those of the request."""
+        return (*self.parts.preset_loras(request.preset), *request.loras)
+
     def planner(self, request: ResolvedRequest) -> Planner:
         """Makes plans for a request: how it would run here, and what that costs. Reads no weights."""
         memory = self.parts.remembered(filled(self.runtime, self._comfort))
@@ -166,7 +170,7 @@ class Pipeline:
             _Made(
                 request=resolved,
                 solver=solver,
-                adapters=read_adapters(resolved.loras, lambda: self.parts.sizes().dit),
+                adapters=read_adapters(self.loras(resolved), lambda: self.parts.sizes().dit),
                 noise_from_seed=latents is None,
                 preview_every=preview_every,
                 index=start.index,

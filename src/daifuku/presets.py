@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+from daifuku.errors import InvalidRequest
 
 EXACT = {"guidance_start_sigma": 1.0, "guidance_end_sigma": 0.0, "guidance_every": 1, "step_cache": "none"}
 """Nothing approximate."""
+
+
+LORAS = "loras"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +24,49 @@ class Preset:
     """How many of the model's own steps are taken; None when `values` says, or when it stays at the model's."""
 
 
-def expanded(name: str, num_inference_steps: int) -> dict[str, Any]:
+Own = Mapping[str, Mapping[str, Any]]
+"""What a model says about presets, by their names: fields of a request that it sets otherwise, and under `loras` files
+beside it that act in this preset."""
+
+
+def expanded(name: str, num_inference_steps: int, own: Own = MappingProxyType({})) -> dict[str, Any]:
     """The request fields that a preset sets, on a model with so many steps of its own."""
     preset = PRESETS[name]
-    if preset.steps_share is None:
-        return dict(preset.values)
-    return {**preset.values, "num_inference_steps": max(1, round(num_inference_steps * preset.steps_share))}
+    values = dict(preset.values)
+    if preset.steps_share is not None:
+        values["num_inference_steps"] = max(1, round(num_inference_steps * preset.steps_share))
+    return values | {field: value for field, value in own.get(name, {}).items() if field != LORAS}
+
+
+def preset_for(given: Mapping[str, Any], default: str, own: Own) -> str:
+    """The preset of a request that gives these fields, where `default` is the model's.
+
+    A default that brings LoRAs is another model: it gives way to `exact` where the request asks for what it decides, or
+    for a negative prompt, which it would not look at.
+    """
+    if "preset" in given:
+        return given["preset"]
+    decided = given.keys() & expanded(default, 1, own).keys()
+    return "exact" if own.get(default, {}).get(LORAS) and (decided or given.get("negative_prompt")) else default
+
+
+def without_loras(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's defaults for weights that were trained further: presets with LoRAs, made for the old ones, are gone."""
+    own: Own = defaults.get("presets", {})
+    kept = {name: values for name, values in own.items() if not values.get(LORAS)}
+    left = {name: value for name, value in defaults.items() if name != "presets"} | ({"presets": kept} if kept else {})
+    if left.get("preset") in own.keys() - kept.keys():
+        del left["preset"]
+    return left
+
+
+def check_heard(given: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a negative prompt that has no say, since the preset has no guidance."""
+    if given.get("negative_prompt") and "guidance_scale" not in given and preset["guidance_scale"] == 1:
+        raise InvalidRequest(
+            f"negative_prompt has no say without guidance, and preset={preset['preset']!r} has none on this model. "
+            "Try preset='exact', or guidance_scale=2."
+        )
 
 
 PRESETS: Mapping[str, Preset] = {

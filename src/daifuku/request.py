@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, no_type_check
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
 from daifuku.errors import CheckpointError, InvalidRequest
-from daifuku.presets import PRESETS, PRESETS_HELP, expanded
+from daifuku.presets import PRESETS, PRESETS_HELP, check_heard, expanded, preset_for
 from daifuku.registry import names
 from daifuku.values import LORA_SCHEMA, Loras, as_loras, as_real, as_whole, either, shown
 
@@ -128,9 +128,8 @@ class GenerateRequest:
         Raises CheckpointError when the defaults are wrong in themselves, InvalidRequest when they do not go together
         with this request.
         """
-        own = _complete(defaults or {})
-        preset = expanded(self.preset or own["preset"], own["num_inference_steps"])
-        values = _changed(_changed(own, preset), self._given())
+        given = self._given()
+        values = _changed(_started(given, defaults or {}), given)
         if values["seed"] is None:
             values["seed"] = secrets.randbelow(RANDOM_SEEDS)
         if values["linear_steps"] is None:
@@ -244,7 +243,7 @@ def choices(each: Field[Any]) -> tuple[str, ...] | None:
 
 def json_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """JSON Schema (2020-12) of `GenerateRequest.to_dict`, with a model's defaults or else the published model's."""
-    own = _complete(defaults or {})
+    own = _started({}, defaults or {})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "GenerateRequest",
@@ -278,6 +277,15 @@ def _as_json(value: Any) -> Any:
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
+def _started(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request that gives these fields starts from: a model's defaults, changed by the preset."""
+    own, presets = _complete(defaults), defaults.get("presets", {})
+    preset = preset_for(given, own["preset"], presets)
+    values = _changed(own, expanded(preset, own["num_inference_steps"], presets)) | {"preset": preset}
+    check_heard(given, values)
+    return values
+
+
 def _complete(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The default of every field but the prompt, with the linear steps and the seed perhaps None."""
     optional = [each for each in fields(GenerateRequest) if each.name != "prompt"]
@@ -285,7 +293,9 @@ def _complete(defaults: Mapping[str, Any]) -> dict[str, Any]:
     values |= {name: defaults[name] for name in values if defaults.get(name) is not None}
     try:
         own = GenerateRequest(prompt="", **values)
-    except InvalidRequest as error:
+        for name, changes in defaults.get("presets", {}).items():
+            GenerateRequest(**{"prompt": "", "preset": name, **changes})
+    except (InvalidRequest, TypeError, AttributeError) as error:
         raise CheckpointError(f"the model's own defaults do not fit: {error}") from error
     return {name: getattr(own, name) for name in values}
 

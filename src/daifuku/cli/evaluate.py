@@ -1,5 +1,6 @@
 """daifuku evaluate: measures a model."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +36,7 @@ def world(
 
 
 def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldReport":
-    """The report on a pipeline at its default settings, with a bar on stderr."""
+    """The report on a pipeline at its defaults, and exact as well where those approximate, with a bar on stderr."""
     import numpy as np
     from rich.console import Console
     from rich.progress import Progress
@@ -44,11 +45,12 @@ def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldRep
     from daifuku.request import GenerateRequest
 
     defaults = pipe.resolve(GenerateRequest(prompt=""))
+    approximate = defaults.preset != "exact"
     with Progress(console=Console(stderr=True), redirect_stdout=False) as progress:
-        bar = progress.add_task("generating", total=num_prompts)
+        bar = progress.add_task("generating", total=num_prompts * (1 + approximate))
 
-        def generate(prompt: str, seed: int) -> "np.ndarray":
-            frames = pipe(prompt, seed=seed).frames
+        def generate(prompt: str, seed: int, preset: str | None = None) -> "np.ndarray":
+            frames = pipe(prompt, seed=seed, preset=preset).frames
             progress.advance(bar)
             return frames
 
@@ -63,6 +65,7 @@ def measure_world(pipe: "Pipeline", *, num_prompts: int, seed: int) -> "WorldRep
             num_frames=defaults.num_frames,
             fps=defaults.fps,
             reconstruct=reconstruct,
+            exact=partial(generate, preset="exact") if approximate else None,
         )
 
 

@@ -165,7 +165,7 @@ def _load(
     runtime, device = filled(runtime, record.runtime), device or record.model.device
     pipe = load(model, revision=revision, variant=variant, device=device, runtime=runtime, memory=vram)
     check_same_model(record, pipe.parts.info)
-    check_same_loras(record)
+    check_same_loras(record, pipe.loras(pipe.resolve(record.request)))
     return pipe
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from daifuku.config import RuntimeConfig
 from daifuku.errors import InvalidRequest, MediaError, ModelNotFound
 from daifuku.request import GenerateRequest
+from daifuku.values import Loras
 
 if TYPE_CHECKING:
     from daifuku.runtime.build import ModelInfo
@@ -28,7 +29,7 @@ class RecordedModel:
     revision: str | None = None
     variant: str | None = None
     loras: Sequence[str] = ()
-    """Fingerprints of the files of the request's LoRAs."""
+    """Fingerprints of the LoRA files: those of the preset, then those of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def parse_record(found: Mapping[str, Any], source: str) -> Record:
         if not all(isinstance(known[name], str) for name in ("name", "identity", "device")):
             raise TypeError
         request = GenerateRequest.from_dict(found["request"])
-        if len(request.loras or ()) != len(known["loras"]):
+        if len(request.loras or ()) > len(known["loras"]):
             raise TypeError
         runtime = RuntimeConfig(**found["runtime"])
         return Record(source=source, found=found, request=request, model=RecordedModel(**known), runtime=runtime)
@@ -96,11 +97,16 @@ def check_same_model(record: Record, info: "ModelInfo") -> None:
         )
 
 
-def check_same_loras(record: Record) -> None:
-    """Raises InvalidRequest unless the LoRAs of a clip are those that it was made with."""
+def check_same_loras(record: Record, loras: Loras) -> None:
+    """Raises InvalidRequest unless the LoRAs that act are those that the clip was made with."""
     from daifuku.weights.lora import fingerprint
 
-    for (path, _), then in zip(record.request.loras or (), record.model.loras, strict=True):
+    if len(loras) != len(record.model.loras):
+        raise InvalidRequest(
+            f"{record.source} was made with {len(record.model.loras)} LoRAs, and {len(loras)} would act now: the model "
+            f"has others of its own for preset={record.request.preset!r}. Put the old model back."
+        )
+    for (path, _), then in zip(loras, record.model.loras, strict=True):
         try:
             now = fingerprint(path)
         except ModelNotFound as error:

@@ -19,6 +19,7 @@ class Stage(StrEnum):
     decoder = "decoder"
     latents = "latents"
     dit = "dit"
+    fast = "fast"
     export = "export"
 
 
@@ -49,9 +50,9 @@ def tiny(
     settings = recipe.TinySettings(folder=folder, device=device)
     wanted = [stage.value for stage in stages or Stage]
     if steps is not None:
-        named = {"vae", "decoder", "dit"}.intersection(wanted)
+        named = {"vae", "decoder", "dit", "fast"}.intersection(wanted)
         if len(named) != 1:
-            raise typer.BadParameter("--steps goes with one of the stages vae, decoder and dit")
+            raise typer.BadParameter("--steps goes with one of the stages vae, decoder, dit and fast")
         name = named.pop()
         settings = replace(settings, **{name: replace(getattr(settings, name), num_steps=steps)})
     for name in wanted:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daifuku.cli.console import say
-from daifuku.errors import DaifukuError
+from daifuku.errors import DaifukuError, InvalidRequest
 
 if TYPE_CHECKING:
     from daifuku.runtime.build import Parts
@@ -21,26 +21,37 @@ if TYPE_CHECKING:
     from daifuku.train.ranks import Ranks
 
 
-def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG.toml", help="What to train, on what and how: docs/training.md.")
-    ],
-    allow_inexact: Annotated[
-        bool,
-        typer.Option(
-            "--allow-inexact", help="Go on even where settings, data, threads or versions are not what they were."
-        ),
-    ] = False,
-) -> None:
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG.toml", help="What to train, on what and how: docs/training.md.")
+]
+AllowInexact = Annotated[
+    bool,
+    typer.Option(
+        "--allow-inexact", help="Go on even where settings, data, threads or versions are not what they were."
+    ),
+]
+
+
+def train(config: Config, allow_inexact: AllowInexact = False) -> None:
     """Train on what `daifuku prepare` wrote. The same command again goes on where a run stopped, bit for bit.
 
     SIGTERM and Ctrl-C finish the step at hand, save it, and end with 0.
     """
     from daifuku.train.config import read_config
+
+    settings = read_config(config)
+    if settings.distill is not None:
+        raise InvalidRequest(
+            f"{config} has the table [distill], which `daifuku distill` follows: take it out, or use that"
+        )
+    run_config(settings, allow_inexact=allow_inexact)
+
+
+def run_config(settings: "TrainConfig", *, allow_inexact: bool) -> None:
+    """Trains to the end or to a signal, shows how far it is, and prints the folder of a run that is done."""
     from daifuku.train.curves import open_curves
     from daifuku.train.parallel import joined
 
-    settings = read_config(config)
     step = None
     with joined(settings) as ranks, _stopping() as stop, _Bar(settings.schedule.steps, shown=ranks.is_first) as bar:
         beside = {"stop": lambda: stop.wanted, "say": bar.note, "allow_inexact": allow_inexact}

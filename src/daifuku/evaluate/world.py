@@ -84,19 +84,23 @@ def evaluate_world(
     num_frames: int = 31,
     fps: int = 20,
     reconstruct: Callable[[Frames], Frames] | None = None,
+    exact: Callable[[str, int], Frames] | None = None,
 ) -> WorldReport:
     """Compare generated clips with their prompts, beside true renders and, if given a VAE, its reconstructions.
 
-    `generate` takes a prompt and a seed. The prompts show combinations of shape, colour and motion that training holds
-    out, one object each, and always say size and background.
+    `generate` takes a prompt and a seed; so does `exact`, where there is another way to make them. The prompts
+    show combinations of shape, colour and motion that training holds out, one object each, and always say size and
+    background.
     """
     true_clips = [true_clip(seed, index, size, num_frames, fps) for index in range(num_prompts)]
     rows = [measure("true renders", ((clip.frames, clip) for clip in true_clips), fps=fps)]
     if reconstruct is not None:
         pairs = ((reconstruct(clip.frames), clip) for clip in true_clips)
         rows.append(measure("VAE reconstructions", pairs, fps=fps, compare_pixels=True))
-    generated = ((generate(clip.caption, seed + index), clip) for index, clip in enumerate(true_clips))
-    rows.append(measure("generated", generated, fps=fps))
+    for name, make in (("generated", generate), ("generated, preset exact", exact)):
+        if make is not None:
+            pairs = ((make(clip.caption, seed + index), clip) for index, clip in enumerate(true_clips))
+            rows.append(measure(name, pairs, fps=fps))
     return WorldReport(num_prompts=num_prompts, seed=seed, size=size, num_frames=num_frames, fps=fps, rows=tuple(rows))
 
 

@@ -17,6 +17,7 @@ from daifuku.config import ATTENTION_KERNELS, MAX_TOKENS, STORED, DiTConfig, Run
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
+from daifuku.presets import LORAS
 from daifuku.registry import load
 from daifuku.request import LatentShape
 from daifuku.runtime import compile as compiler
@@ -34,6 +35,7 @@ from daifuku.runtime.quantiser import quantise
 from daifuku.runtime.residency import kept, pinned, place, stream_blocks
 from daifuku.text import TextEncoder, load_text_encoder
 from daifuku.text.t5 import is_tied, read_tokenizer, t5_encoder, tie
+from daifuku.values import Loras, as_loras
 from daifuku.weights.ahead import reading_ahead
 from daifuku.weights.identity import model_identity, part_identities
 from daifuku.weights.load import as_dtype, decoder_sizes, dit_sizes, load_vae, open_dit, open_text, text_shapes
@@ -61,7 +63,7 @@ class ModelInfo:
     """Fingerprint of the weight files; None for networks that come from no file."""
     device: str
     loras: list[str] = field(default_factory=list)
-    """Fingerprints of the files of the request's LoRAs."""
+    """Fingerprints of the LoRA files: those of the preset, then those of the request."""
 
 
 @runtime_checkable
@@ -93,6 +95,8 @@ class Parts:
     """Precision of the transformer and the VAE where memory is no matter."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """The model's own values for what a request leaves None."""
+    preset_loras: Callable[[str], Loras] = lambda _: ()
+    """The model's own LoRAs that act in a preset, by its name."""
     name: str = "in memory"
     revision: str | None = None
     variant: str | None = None
@@ -159,6 +163,7 @@ def load_parts(
         device=compute,
         dtype=default_dtype(files, compute),
         defaults=files.defaults,
+        preset_loras=partial(_preset_loras, files),
         name=_lasting_name(model),
         revision=revision,
         variant=variant,
@@ -169,6 +174,13 @@ def load_parts(
         remember_preview=lambda to_rgb: to_rgb.save(learnt()),
         notices=notices,
     )
+
+
+def _preset_loras(files: ModelFiles, preset: str) -> Loras:
+    """Their paths are relative to where the model lies."""
+    folder = files.root if files.root.is_dir() else files.root.parent
+    own = files.defaults.get("presets", {}).get(preset, {}).get(LORAS, ())
+    return tuple((str(folder / path), strength) for path, strength in as_loras(LORAS, own))
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

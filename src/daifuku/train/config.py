@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from daifuku.config import ATTENTION_KERNELS, QUANTISERS, TIME_FACTOR
 from daifuku.errors import InvalidRequest
 from daifuku.registry import names
+from daifuku.request import GenerateRequest
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -129,6 +130,42 @@ class SigmaSection(Section):
     """Of the logit, for logit-normal."""
     std: Annotated[float, Field(gt=0)] = 1.0
     """Its standard deviation."""
+
+
+class DistillSection(Section):
+    """What a student learns from its teacher, which is the model as it was, with guidance."""
+
+    method: Literal["guidance", "progressive", "consistency"]
+    """guidance: one pass for two; progressive: one step for several of the teacher's; consistency: leaps to an end."""
+    guidance_scale: Annotated[float, Field(ge=1)] = 4.0
+    """Of the teacher; 1 for one that was distilled before."""
+    num_steps: Positive = 50
+    """Steps of the schedule that progressive and consistency learn at; for progressive, those of the student."""
+    threshold_noise: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of that schedule, as for `daifuku generate`."""
+    linear_steps: Count = 37
+    """Of that schedule, as for `daifuku generate`."""
+    teacher_steps: Positive = 2
+    """For progressive: the teacher's steps for one of the student's."""
+    num_phases: Positive = 1
+    """For consistency: parts of the schedule, each with an end of its own; 1 leaps all the way."""
+    huber: Annotated[float, Field(gt=0)] = 1e-3
+    """For consistency: errors below it count squared, larger ones as they are."""
+
+    @model_validator(mode="after")
+    def _has_a_schedule(self) -> "DistillSection":
+        try:
+            GenerateRequest(
+                prompt="",
+                num_inference_steps=self.num_steps,
+                threshold_noise=self.threshold_noise,
+                linear_steps=self.linear_steps,
+            )
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from error
+        if self.num_phases > self.num_steps:
+            raise ValueError(f"num_phases is at most the number of steps, {self.num_steps}")
+        return self
 
 
 class BatchSection(Section):
@@ -275,6 +312,8 @@ class TrainConfig(Section):
     lora: LoraSection = LoraSection()
     vae: VAESection = VAESection()
     sigmas: SigmaSection = SigmaSection()
+    distill: DistillSection | None = None
+    """For `daifuku distill`, and needed there."""
     caption_dropout: Share = 0.1
     """Share of the samples that are shown with the sampler's empty prompt."""
     batch: BatchSection = BatchSection()
@@ -294,6 +333,8 @@ class TrainConfig(Section):
         for table in ("lora", "vae"):
             if table in self.model_fields_set and self.method != table:
                 raise ValueError(f'the table [{table}] goes with method = "{table}", and with no other')
+        if self.distill is not None and self.method not in ("lora", "full"):
+            raise ValueError('the table [distill] goes with method = "lora" or "full"')
         if self.compute.quantise != "none" and self.method != "lora":
             raise ValueError('compute.quantise is for the frozen weights of method = "lora": leave it out')
         return self

@@ -7,7 +7,7 @@ that it makes no difference which process computes it.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -39,6 +39,14 @@ class Noised:
     sigma: Float[Tensor, " b"]
     text: Float[Tensor, "b l features"]
     mask: Bool[Tensor, "b l"]
+
+    def to(self, device: torch.device) -> "Noised":
+        """The same on a device."""
+        return Noised(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+
+Objective = Callable[[Noised], Tensor]
+"""A batch -> the loss of each of its samples."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,22 +114,24 @@ class Recipe:
         return long, pad([*masks, empty])[:-1]
 
 
-def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool, device: torch.device) -> Float[Tensor, " b"]:
+def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity, per sample."""
-    text, mask = batch.text.to(device), batch.mask.to(device)
-    clean, noise, sigma = (each.to(device) for each in (batch.clean, batch.noise, batch.sigma))
-    return velocity_error(lambda noisy, level: predict(noisy, level, text, mask), clean, noise, sigma, bfloat16)
+    return velocity_error(
+        lambda noisy, level: predict(noisy, level, batch.text, batch.mask),
+        *(batch.clean, batch.noise, batch.sigma),
+        bfloat16,
+    )
 
 
 @torch.no_grad()
 def validation_loss(
-    predict: Predict, recipe: Recipe, samples: Sequence[Sample], *, bfloat16: bool, device: torch.device
+    objective: Objective, recipe: Recipe, samples: Sequence[Sample], *, device: torch.device
 ) -> dict[str, float]:
     """Loss at eight fixed noise levels with fixed noise, and their mean: runs compare by it."""
     curve: dict[str, float] = {}
     for level in VALIDATION_SIGMAS:
         batches = (recipe.fixed(sample, place, level) for place, sample in enumerate(samples))
-        losses = [flow_loss(predict, batch, bfloat16=bfloat16, device=device) for batch in batches]
+        losses = [objective(batch.to(device)) for batch in batches]
         curve[f"val_{level:.4f}"] = float(torch.cat(losses).mean())
     return {"val": sum(curve.values()) / len(curve)} | curve
 

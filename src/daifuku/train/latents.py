@@ -83,6 +83,7 @@ class LatentSet:
         tokens = tokenizer(flat, padding="max_length", truncation=True, max_length=num_tokens, return_tensors="pt")
         self.ids = tokens["input_ids"].reshape(len(captions), -1, num_tokens)
         self.mask = tokens["attention_mask"].bool().reshape(self.ids.shape)
+        self.num_tokens = num_tokens
         self.device = device
 
     def batch(self, step: int, size: int, seed: int) -> Captioned:

@@ -104,15 +104,17 @@ def train(
     adam_share: AdamShare = vectors_by_adam,
     company: Company | None = None,
     ranks: Ranks = ALONE,
+    ema: EMA | None = None,
 ) -> Iterator[Report]:
     """Trains `model` in place and leaves its averaged weights in it; `validate` measures with those in the model.
 
     Goes on from the newest sound checkpoint in `folder`; `folder/log.jsonl` keeps the curve. Closing the iterator
-    stops after the step at hand. Raises TrainingError when a loss or gradient is not finite, before any weight is
-    touched by it, and where a resumed run would not be exact and nobody allowed that.
+    stops after the step at hand. A loss that looks at the averaged weights brings the `ema` that is to keep them.
+    Raises TrainingError when a loss or gradient is not finite, before any weight is touched by it, and where a resumed
+    run would not be exact and nobody allowed that.
     """
     beside = company or Company()
-    run = _Run(model, settings, folder, adam_share, ranks)
+    run = _Run(model, settings, folder, adam_share, ranks, ema)
     step = run.resume(beside)
     while step < settings.num_steps:
         started = time.monotonic()
@@ -138,18 +140,29 @@ def train(
         run.ema.leave_in(model)
 
 
+def new_ema(model: nn.Module, settings: LoopSettings) -> EMA | None:
+    """The average that a run keeps, if it keeps one."""
+    decay = settings.ema_decay
+    return None if decay is None else EMA(model, decay, frozen_too=settings.frozen_too)
+
+
 class _Run:
     """A model on its way, with all that a checkpoint holds."""
 
     def __init__(
-        self, model: nn.Module, settings: LoopSettings, folder: Path, adam_share: AdamShare, ranks: Ranks
+        self,
+        model: nn.Module,
+        settings: LoopSettings,
+        folder: Path,
+        adam_share: AdamShare,
+        ranks: Ranks,
+        ema: EMA | None,
     ) -> None:
         self.settings, self.folder, self._ranks = settings, folder, ranks
         self._model = model
         self._optimiser: Optimiser = new_optimiser(model, settings.optimiser, adam_share)
-        frozen_too, decay = settings.frozen_too, settings.ema_decay
-        self.ema = None if decay is None else EMA(model, decay, frozen_too=frozen_too)
-        self._held = held(model, frozen_too=frozen_too)
+        self.ema = new_ema(model, settings) if ema is None else ema
+        self._held = held(model, frozen_too=settings.frozen_too)
         self._trained = [p for p in model.parameters() if p.requires_grad]
 
     def learn(self, step: int, loss: Loss, beside: Company) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,6 +97,21 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return dit
+
+
+@contextmanager
+def without_lora(dit: AsymmDiT) -> Iterator[None]:
+    """The transformer as it was before `add_lora`, while the block lasts."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in dit.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def lora_pairs(dit: AsymmDiT) -> dict[str, Pair]:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from daifuku.model.dit import AsymmDiT
+from daifuku.presets import without_loras
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, ModelInfo
 from daifuku.train.config import TrainConfig
 from daifuku.train.dataset import PreparedFolder
@@ -20,7 +22,7 @@ from daifuku.weights.files import published, write_safetensors
 from daifuku.weights.locate import ModelFiles
 from daifuku.weights.lora_write import LoraTarget, pairs_content
 from daifuku.weights.publish import Output, Report, run
-from daifuku.weights.save import save_dit, write_model_index, write_scheduler
+from daifuku.weights.save import save_dit, write_defaults, write_model_index, write_scheduler
 
 CARD = "README.md"
 
@@ -76,13 +78,17 @@ def _write_model(outcome: Outcome, folder: Path) -> Iterator[Path]:
         revision=config.model.revision,
         variant=config.model.variant,
     )
+    beside = tuple(output for output in rest.outputs if output.path not in ("generation_config.json", "loras"))
     num_bytes = sum(p.nbytes for p in outcome.dit.parameters())
-    own = (
+    defaults = without_loras(outcome.files.defaults)
+    own = [
         Output(path="transformer", num_bytes=num_bytes, write=partial(_save_dit, outcome.dit)),
         Output(path="scheduler", num_bytes=0, write=lambda path, report: write_scheduler(path.parent)),
         Output(path="model_index.json", num_bytes=0, write=partial(_write_index, outcome.files.zero_empty)),
-    )
-    yield run(replace(rest, outputs=(*rest.outputs, *own)))
+    ]
+    if defaults:
+        own.append(Output(path="generation_config.json", num_bytes=0, write=partial(_write_defaults, defaults)))
+    yield run(replace(rest, outputs=(*beside, *own)))
     save_dit(outcome.dit, folder / "original", layout="original")
     yield folder / "original"
 
@@ -93,6 +99,10 @@ def _save_dit(dit: AsymmDiT, path: Path, report: Report) -> None:
 
 def _write_index(zero_empty: bool, path: Path, report: Report) -> None:
     write_model_index(path.parent, zero_empty=zero_empty)
+
+
+def _write_defaults(defaults: dict[str, Any], path: Path, report: Report) -> None:
+    write_defaults(path.parent, defaults)
 
 
 def model_card(outcome: Outcome, folder: Path) -> str:

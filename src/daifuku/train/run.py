@@ -1,6 +1,7 @@
 """A run from its configuration: the model and the data are opened, the loop trains, and what comes out is written."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from daifuku.config import ATTENTION_KERNELS, PATCH, SPACE_FACTOR, DiTConfig, RuntimeConfig
 from daifuku.errors import InvalidRequest, UnwritableOutput
 from daifuku.model.dit import AsymmDiT
+from daifuku.presets import without_loras
 from daifuku.registry import load
 from daifuku.runtime.build import BUILT_IN, BUILT_IN_FOLDER, Parts, load_parts
 from daifuku.runtime.kernels import Attention, blocks_of, set_kernel
@@ -21,9 +23,11 @@ from daifuku.sample.guidance import Caption
 from daifuku.train.checkpoint import Say
 from daifuku.train.config import TrainConfig
 from daifuku.train.dataset import Batches, PreparedFolder, Sample, open_prepared
-from daifuku.train.flow import Recipe, flow_loss, validation_loss
+from daifuku.train.distill import objective
+from daifuku.train.ema import EMA
+from daifuku.train.flow import Objective, Recipe, flow_loss, validation_loss
 from daifuku.train.initialise import initialise_dit
-from daifuku.train.loop import Company, LoopSettings, Report, train
+from daifuku.train.loop import Company, LoopSettings, Report, new_ema, train
 from daifuku.train.lora import add_lora
 from daifuku.train.muon import OptimiserSettings
 from daifuku.train.outputs import Outcome, write_outcome
@@ -131,14 +135,14 @@ def run_task(
     Raises what `train` raises. When `stop` says so, the step at hand is finished and saved, and the run ends.
     """
     config, folder = task.config, make_folder(task.config.output)
+    settings = loop_settings(config)
+    ema = new_ema(task.dit, settings)
+    learnt = _objective(task, ema)
 
     def loss(micro: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = task.recipe.noised(task.batches, micro)
-        return flow_loss(task.dit, batch, bfloat16=task.bfloat16, device=task.device).mean(), {}
+        return learnt(task.recipe.noised(task.batches, micro).to(task.device)).mean(), {}
 
-    validate = partial(
-        validation_loss, task.dit, task.recipe, task.measured, bfloat16=task.bfloat16, device=task.device
-    )
+    validate = partial(validation_loss, learnt, task.recipe, task.measured, device=task.device)
     clips = config.watch.clips
     for notice in _other_networks(task):
         say(notice)
@@ -153,11 +157,19 @@ def run_task(
     )
     last: Report | None = None
     measure = validate if task.measured else None
-    rules = loop_settings(config)
-    for last in train(task.dit, loss, rules, folder, validate=measure, company=company, ranks=task.ranks):
+    beside = {"validate": measure, "company": company, "ranks": task.ranks, "ema": ema}
+    for last in train(task.dit, loss, settings, folder, **beside):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
         task.with_whole(partial(_write, task, say))
+
+
+def _objective(task: Task, ema: EMA | None) -> Objective:
+    """The velocity of the data, or what a teacher does."""
+    if task.config.distill is None:
+        return partial(flow_loss, task.dit, bfloat16=task.bfloat16)
+    averaged = nullcontext if ema is None else partial(ema.swapped_in, task.dit)
+    return objective(task.config.distill, task.dit, task.recipe.null, averaged=averaged, bfloat16=task.bfloat16)
 
 
 def make_folder(folder: Path) -> Path:
@@ -271,9 +283,7 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
 
 def _show(task: Task, show: ShowClips, step: int) -> None:
     """Shows the model with the transformer as it is now."""
-    task.with_whole(
-        lambda dit: show(step, replace(task.parts, dit=lambda run, device, deltas=None: dit, identity=lambda: None))
-    )
+    task.with_whole(lambda dit: show(step, _with_dit(task, dit)))
 
 
 def _write(task: Task, say: Say, dit: AsymmDiT) -> None:
@@ -293,3 +303,14 @@ def _other_networks(task: Task) -> Iterator[str]:
                     f"warning: {folder.path} was encoded by a {words} of other files than this model's; unless they "
                     "hold the same weights, prepare it with the model that is trained"
                 )
+
+
+def _with_dit(task: Task, dit: AsymmDiT) -> Parts:
+    """The model with the transformer as it is now, which no LoRA of the model's presets was made for."""
+    return replace(
+        task.parts,
+        dit=lambda run, device, deltas=None: dit,
+        identity=lambda: None,
+        defaults=without_loras(task.parts.defaults),
+        preset_loras=lambda _: (),
+    )

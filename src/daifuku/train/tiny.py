@@ -1,7 +1,8 @@
 """The recipe of the built-in model: what it is, what it sees, how long it trains. `make tiny` runs it.
 
-Four stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
-and the DiT with its text encoder. Everything is a function of the settings below.
+Five stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
+the DiT with its text encoder, and a LoRA with which it needs few steps of one pass each. Everything is a function of
+the settings below.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
+from daifuku.train import fast
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.fast import FastSettings, add_fast_lora, train_fast, write_fast_lora
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
 from daifuku.train.loop import LoopSettings, Report
@@ -61,9 +64,19 @@ DECODER_LOOP = LoopSettings(
     ema_decay=0.99,
     validate_every=100,
 )
+FAST_LOOP = LoopSettings(
+    num_steps=460,
+    optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
+    warmup_steps=30,
+    decay_share=0.5,
+    ema_decay=0.99,
+    frozen_too=False,
+    validate_every=230,
+)
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
 DEFAULTS: dict[str, Any] = {
+    "presets": {fast.PRESET: fast.DEFAULTS},
     "height": 64,
     "width": 64,
     "num_frames": 31,
@@ -108,6 +121,8 @@ class TinySettings:
     """Clips that the DiT is measured on."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
+    fast: LoopSettings = FAST_LOOP
+    fast_lora: FastSettings = field(default_factory=FastSettings)
 
 
 Stage = Callable[[TinySettings], Iterator[Report]]
@@ -229,19 +244,10 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
     """The DiT and its text encoder, together."""
     folder = settings.folder / "dit"
     folder.mkdir(parents=True, exist_ok=True)
-    latents, captions = read_clips(settings.folder / "latents" / "train")
-    flat = [caption for sentences in captions for caption in sentences]
-    tokenizer = trained_tokenizer(settings, flat)
-    stats, num_tokens = channel_stats(latents), longest(tokenizer, flat)
-    sets = {
-        name: LatentSet(settings.folder / "latents" / name, tokenizer, stats, num_tokens, settings.device)
-        for name in ("train", "validation")
-    }
+    tokenizer, sets = _latent_sets(settings)
     model = new_text_to_video(len(tokenizer)).to(settings.device)
     if settings.compile:
-        model.dit.text_multiple = num_tokens
-        for block in model.dit.blocks:
-            block.compile(dynamic=False)
+        _compile(model.dit, sets["train"].num_tokens)
     yield from train_dit(
         model,
         lambda step: sets["train"].batch(step, settings.dit_losses.batch_size, settings.dit.seed),
@@ -251,6 +257,44 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
         validation=sets["validation"].first(settings.num_validation_latents),
         bfloat16=settings.bfloat16,
     )
+
+
+def stage_fast(settings: TinySettings) -> Iterator[Report]:
+    """A LoRA with which the DiT takes few steps of one pass each; the text encoder stays as it is."""
+    folder = settings.folder / "fast"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, sets = _latent_sets(settings)
+    model = _trained_text_to_video(settings, len(tokenizer)).to(settings.device)
+    add_fast_lora(model.dit, settings.fast_lora)
+    if settings.compile:
+        _compile(model.dit, sets["train"].num_tokens)
+    yield from train_fast(
+        model,
+        lambda step: sets["train"].batch(step, settings.fast_lora.batch_size, settings.fast.seed),
+        settings.fast,
+        folder,
+        validation=sets["validation"].first(settings.num_validation_latents),
+        bfloat16=settings.bfloat16,
+    )
+
+
+def _latent_sets(settings: TinySettings) -> tuple[PreTrainedTokenizerFast, dict[str, LatentSet]]:
+    """The tokenizer, and the clips that are learnt from and measured on."""
+    latents, captions = read_clips(settings.folder / "latents" / "train")
+    flat = [caption for sentences in captions for caption in sentences]
+    tokenizer = trained_tokenizer(settings, flat)
+    stats, num_tokens = channel_stats(latents), longest(tokenizer, flat)
+    sets = {
+        name: LatentSet(settings.folder / "latents" / name, tokenizer, stats, num_tokens, settings.device)
+        for name in ("train", "validation")
+    }
+    return tokenizer, sets
+
+
+def _compile(dit: AsymmDiT, num_tokens: int) -> None:
+    dit.text_multiple = num_tokens
+    for block in dit.blocks:
+        block.compile(dynamic=False)
 
 
 def trained_tokenizer(settings: TinySettings, captions: list[str]) -> PreTrainedTokenizerFast:
@@ -269,14 +313,20 @@ def new_text_to_video(vocabulary: int) -> TextToVideo:
     return TextToVideo(dit, text_encoder)
 
 
+def _trained_text_to_video(settings: TinySettings, vocabulary: int) -> TextToVideo:
+    """The averaged weights of the finished stage."""
+    model = new_text_to_video(vocabulary)
+    _load_averaged(model, settings.folder / "dit")
+    return model
+
+
 def export(settings: TinySettings, target: Path) -> None:
     """Writes the trained model as a diffusers folder in bfloat16: what ships as `assets/tiny`."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(settings.folder / "tokenizer")
     latents, _ = read_clips(settings.folder / "latents" / "train")
     vae = trained_vae(settings, stage="decoder")
     vae.stats = channel_stats(latents)
-    model = new_text_to_video(len(tokenizer))
-    _load_averaged(model, settings.folder / "dit")
+    model = _trained_text_to_video(settings, len(tokenizer))
     save.save_vae(vae, target, dtype=torch.bfloat16)
     save.save_dit(model.dit, target, dtype=torch.bfloat16)
     torch.nn.Module.to(model.text_encoder, torch.bfloat16)
@@ -286,6 +336,14 @@ def export(settings: TinySettings, target: Path) -> None:
     save.write_model_index(target, zero_empty=True)
     save.write_defaults(target, DEFAULTS)
     preview_map(vae).save(target / preview.FILE)
+    export_fast(settings, target)
+
+
+def export_fast(settings: TinySettings, target: Path) -> None:
+    """Writes the LoRA of the stage `fast` alone, beside the model that it was trained for."""
+    dit = add_fast_lora(AsymmDiT(DIT), settings.fast_lora)
+    _load_averaged(dit, settings.folder / "fast")
+    write_fast_lora(dit, target)
 
 
 @torch.inference_mode()
@@ -305,6 +363,7 @@ STAGES: dict[str, Stage] = {
     "decoder": stage_decoder,
     "latents": stage_latents,
     "dit": stage_dit,
+    "fast": stage_fast,
 }
 """In the order in which they run; each picks up what the ones before it left in the folder."""
 
@@ -316,4 +375,6 @@ def _load_averaged(model: torch.nn.Module, folder: Path) -> None:
         raise TrainingError(f"{folder} holds no checkpoint: run the stage {folder.name!r} first")
     averaged = found.groups["ema"]
     for name, parameter in model.named_parameters():
-        parameter.copy_(averaged[name])
+        # Of a LoRA nothing else was kept.
+        if parameter.requires_grad:
+            parameter.copy_(averaged[name])

@@ -273,6 +273,8 @@ def _beside(model: Opened, to: Target) -> Iterator[Output]:
         yield Output(path="tokenizer", num_bytes=0, write=partial(_copy, model.tokenizer))
     if model.defaults:
         yield Output(path="generation_config.json", num_bytes=0, write=partial(_write_json, model.defaults))
+        if (own := model.root / "loras").is_dir():
+            yield Output(path="loras", num_bytes=0, write=partial(_copy, own))
     if to == "diffusers" and "dit" in model.sources:
         yield Output(path="model_index.json", num_bytes=0, write=partial(_write_index, model.zero_empty))
         own = model.root / "scheduler"

@@ -16,7 +16,7 @@ MODEL_ENTRIES = frozenset(
     {
         *("dit.safetensors", "encoder.safetensors", "decoder.safetensors", "model_index.json"),
         *("generation_config.json", "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
-        *("diffusion_models", "text_encoders"),
+        *("diffusion_models", "text_encoders", "loras"),
     }
 )
 """What lies in a folder that a conversion wrote: a folder that holds anything else is never replaced."""

@@ -1,6 +1,7 @@
 """LoRAs on the command line, with the built-in model."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,48 @@ def test_a_replay_with_another_file_under_the_name_of_a_lora_is_refused(daifuku:
     gone = daifuku("generate", "--replay", "clip.gif", "-o", "again.gif")
     assert gone.code == 2 and "Put it back" in gone.err
     assert not Path("again.gif").exists()
+
+
+@pytest.fixture
+def fast_model(tmp_path: Path) -> Path:
+    """The built-in model, with a preset for which it brings a LoRA."""
+    folder = tmp_path / "fast_model"
+    shutil.copytree(BUILT_IN_FOLDER, folder)
+    write_lora(folder / "own.safetensors", seed=1)
+    preset = {
+        "loras": [["own.safetensors", 0.5]],
+        "guidance_scale": 1.0,
+        "num_inference_steps": 2,
+        "linear_steps": None,
+    }
+    defaults = {"preset": "fast8", "presets": {"fast8": preset}, "guidance_scale": 3.0, "fps": 20}
+    (folder / "generation_config.json").write_text(json.dumps(defaults))
+    return folder
+
+
+def test_a_models_own_lora_acts_in_its_preset_and_beside_those_of_the_request(
+    daifuku: Daifuku, fast_model: Path, lora: Path
+) -> None:
+    plain = [flag for flag in SMALL if flag not in ("--num-inference-steps", "2")]
+    own = f"{fast_model}/own.safetensors:0.5"
+    like_fast8 = (*SMALL, "--guidance-scale", "1", "--threshold-noise", "0.1", "--linear-steps", "1")
+    for more in ((), ("--lora", lora)):
+        found = clip(daifuku, *plain, "--model", fast_model, *more)
+        assert found == clip(daifuku, *like_fast8, "--lora", own, *more, name="like")
+    exact = clip(daifuku, *SMALL, "--model", fast_model)
+    assert exact == clip(daifuku, *SMALL, "--threshold-noise", "0.025", name="without")
+
+
+def test_a_clip_of_such_a_preset_replays_until_that_lora_changes(daifuku: Daifuku, fast_model: Path) -> None:
+    plain = [flag for flag in SMALL if flag not in ("--num-inference-steps", "2")]
+    found = clip(daifuku, *plain, "--model", fast_model)
+    assert clip(daifuku, "--replay", "clip.gif", name="again") == found
+    write_lora(fast_model / "own.safetensors", seed=2)
+    changed = daifuku("generate", "--replay", "clip.gif", "-o", "again.gif")
+    assert changed.code == 2 and "own.safetensors when it was" in changed.err
+    (fast_model / "generation_config.json").write_text("{}")
+    gone = daifuku("generate", "--replay", "clip.gif", "-o", "again.gif")
+    assert gone.code == 2 and "was made with 1 LoRAs, and 0 would act now" in gone.err
 
 
 def test_a_lora_that_is_not_there_or_does_not_fit_stops_before_anything_is_made(

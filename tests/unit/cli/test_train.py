@@ -100,6 +100,23 @@ def test_what_cannot_work_is_refused_in_one_line(more: str, words: str, tmp_path
     assert words in done.err and "Traceback" not in done.err
 
 
+def test_a_student_is_distilled_by_a_command_of_its_own(tmp_path: Path, daifuku: Any) -> None:
+    assert daifuku("train", write_config(tmp_path, 1)).code == 0
+    student = (tmp_path / "config.toml").read_text().replace('"scratch"', '"full"').partition("[scratch]")[0]
+    student = student.replace(f'{tmp_path / "run"}"', f'{tmp_path / "student"}"')
+    student += f'[model]\nname = "{tmp_path}/run/model"\n[schedule]\nsteps = 1\n'
+    path = tmp_path / "student.toml"
+    path.write_text(student)
+    refused = daifuku("distill", path)
+    assert refused.code == 2 and "has no table [distill]" in refused.err
+    path.write_text(student + '[distill]\nmethod = "guidance"\n')
+    refused = daifuku("train", path)
+    assert refused.code == 2 and "`daifuku distill`" in refused.err
+    done = daifuku("distill", path)
+    assert done.code == 0 and done.out == f"{tmp_path / 'student'}\n", done.err
+    assert (tmp_path / "student" / "model" / "model_index.json").is_file()
+
+
 def test_settings_that_changed_need_a_word_to_go_on(tmp_path: Path, daifuku: Any) -> None:
     assert daifuku("train", write_config(tmp_path, 1)).code == 0
     path = write_config(tmp_path, 2)

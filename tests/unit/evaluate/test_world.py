@@ -47,6 +47,15 @@ def test_a_perfect_generator_scores_as_well_as_true_renders(report: WorldReport)
     assert generated.scores["flicker"].value == 0
 
 
+def test_another_way_to_make_the_same_clips_has_a_row_of_its_own(painter: Painter) -> None:
+    def black(prompt: str, seed: int) -> np.ndarray:
+        return np.zeros_like(painter.clips[prompt].frames)
+
+    *_, found, exact = evaluate_world(black, num_prompts=2, num_frames=19, exact=painter).rows
+    assert (found.name, exact.name) == ("generated", "generated, preset exact")
+    assert found.scores["all_four"].value == 0 and exact.scores["all_four"].value == 100
+
+
 def test_prompts_are_unseen_complete_and_asked_with_seeds_of_their_own(report: WorldReport, painter: Painter) -> None:
     assert len({seed for _, seed in painter.asked}) == NUM_PROMPTS == report.num_prompts
     for prompt, _ in painter.asked:

@@ -13,7 +13,7 @@ from daifuku.config import MOCHI_STATS
 from daifuku.sample.guidance import Caption
 from daifuku.train.config import SigmaSection
 from daifuku.train.dataset import Batches, open_prepared
-from daifuku.train.flow import Recipe, flow_loss, validation_loss
+from daifuku.train.flow import Noised, Recipe, flow_loss, validation_loss
 from tests.unit.train.prepared_data import write_prepared
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_the_network_sees_the_mixture_and_its_target_is_clean_minus_noise(batche
         seen.append(noisy)
         return batch.clean - batch.noise
 
-    assert flow_loss(perfect, batch, bfloat16=False, device=CPU).abs().max() == 0
+    assert flow_loss(perfect, batch, bfloat16=False).abs().max() == 0
     level = batch.sigma.reshape(-1, 1, 1, 1, 1)
     torch.testing.assert_close(seen[0], (1 - level) * batch.clean + level * batch.noise)
 
@@ -123,11 +123,11 @@ def test_validation_uses_the_same_noise_each_time_and_eight_levels(batches: Batc
     samples = batches[0]
     seen: list[Tensor] = []
 
-    def predict(noisy: Tensor, sigma: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        seen.append(noisy)
-        return torch.zeros_like(noisy)
+    def objective(batch: Noised) -> Tensor:
+        seen.append(batch.noise)
+        return batch.sigma
 
-    first = validation_loss(predict, recipe(seed=1), samples, bfloat16=False, device=CPU)
-    second = validation_loss(predict, recipe(seed=2), samples, bfloat16=False, device=CPU)
+    first = validation_loss(objective, recipe(seed=1), samples, device=CPU)
+    second = validation_loss(objective, recipe(seed=2), samples, device=CPU)
     assert first == second and len(first) == 9
     assert len(seen) == 2 * 8 * len(samples)

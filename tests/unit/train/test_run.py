@@ -30,6 +30,12 @@ SCRATCH = {
 }  # fmt: skip
 LORA = {"method": "lora", "scratch": None, "lora": {"video_qkv": {"rank": 4}}}
 FULL = {"method": "full", "scratch": None}
+GUIDED = LORA | {"distill": {"method": "guidance"}}
+CONSISTENT = FULL | {"distill": {"method": "consistency"}, "ema_decay": 0.9}
+
+
+def _called(method: dict[str, Any]) -> str:
+    return f"{method['method']} {method.get('distill', {}).get('method', '')}".strip()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def weights(task: Task) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in task.dit.named_parameters()}
 
 
-@pytest.mark.parametrize("method", [SCRATCH, LORA, FULL], ids=lambda method: method["method"])
+@pytest.mark.parametrize("method", [SCRATCH, LORA, FULL, GUIDED, CONSISTENT], ids=_called)
 def test_a_run_that_was_left_in_the_middle_ends_bit_identical(
     method: dict[str, Any], data: Path, base: dict[str, str], tmp_path: Path
 ) -> None:

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import daifuku
 from daifuku.errors import TrainingError
 from daifuku.train import tiny
 from daifuku.train.captions import new_tokenizer
 from daifuku.train.dit import DiTLossSettings
+from daifuku.train.fast import FastSettings
 from daifuku.train.latents import channel_stats, read_clips
 from daifuku.train.tiny import TinySettings, vae_batch
 from daifuku.train.vae import pixel_weights, to_video
@@ -29,6 +32,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
         decoder=replace(settings.decoder, num_steps=1),
         dit=replace(settings.dit, num_steps=2),
         dit_losses=DiTLossSettings(batch_size=4),
+        fast=replace(settings.fast, num_steps=1),
+        fast_lora=FastSettings(rank=2, batch_size=2),
         num_clips=8,
         num_validation_latents=4,
         num_validation_clips=1,
@@ -52,8 +57,22 @@ def test_every_stage_leaves_what_the_next_one_needs_and_the_export_is_a_model_fo
         "text_encoder/model.safetensors",
         "tokenizer/tokenizer.json",
         "scheduler/scheduler_config.json",
+        "loras/fast8.safetensors",
     } <= found
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 16_000_000
+
+
+def test_what_is_exported_makes_a_clip_in_eight_steps_of_one_pass_where_that_preset_is_asked_for(
+    run: TinySettings, tmp_path: Path
+) -> None:
+    tiny.export(run, tmp_path)
+    pipe = daifuku.load(tmp_path)
+    size: dict[str, Any] = {"num_frames": 1, "height": 16, "width": 16, "seed": 0}
+    fast = pipe("a red ball", preset="fast8", **size)
+    assert fast.request.captions == ("a red ball",) and fast.request.num_inference_steps == 8
+    assert len(fast.model.loras) == 1
+    exact = pipe("a red ball", num_inference_steps=2, **size)
+    assert len(exact.request.captions) == 2 and exact.model.loras == []
 
 
 def test_latents_are_whitened_for_training(run: TinySettings) -> None:
