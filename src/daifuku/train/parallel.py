@@ -203,6 +203,8 @@ def shape_of(config: TrainConfig, world: int) -> Shape:
         return shape
     if config.method == "vae":
         raise InvalidRequest("a VAE is trained by one process: start it without torchrun")
+    if config.distill is not None and config.method != "lora":
+        raise InvalidRequest("all weights are distilled by one process: try method = 'lora', or leave torchrun out")
     if config.batch.accumulate % shape.num_groups:
         near = -(-config.batch.accumulate // shape.num_groups) * shape.num_groups
         raise InvalidRequest(

@@ -293,6 +293,7 @@ def config_of(data: Path, folder: Path, **changes: Any) -> TrainConfig:
         (1, {"parallel": {"context": 2}}, r"1 x 1 x 2 = 2, and the number of processes is 1.*--nproc-per-node 2"),
         (4, {"batch": {"accumulate": 6}}, r"accumulate=6 .* 4 groups of processes: try 8"),
         (2, {"optimiser": {"name": "muon"}}, r"'muon' needs whole matrices: try 'adamw'"),
+        (2, {"distill": {"method": "guidance"}}, r"try method = 'lora'"),
         (2, {"parallel": {"context": 2}, "compute": {"compile": True}}, r"does not go with parallel\.context"),
     ],
 )
