@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
-from daifuku.runtime.kernels import blocks_of, set_kernel
+from daifuku.runtime.kernels import set_kernel
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
-
-VALIDATION_SIGMAS = tuple((i + 0.5) / 8 for i in range(8))
+from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +63,6 @@ class TextToVideo(nn.Module):
         return self.dit(latent, sigma, features, mask & ~dropped.unsqueeze(1))
 
 
-@torch.no_grad()
-def initialise_dit(dit: AsymmDiT, generator: torch.Generator) -> None:
-    """Blocks that start as the identity, an output of zero, and rotary frequencies that tell near from far tokens.
-
-    One third of a head's pairs turns with each axis: per frame 0.1 to 2 radians, per unit of space 0.004 to 0.06.
-    """
-    for module in dit.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for block in blocks_of(dit):
-        nn.init.zeros_(block.video_modulation.weight)
-        nn.init.zeros_(block.text_modulation.weight)
-    nn.init.zeros_(dit.final.modulation.weight)
-    nn.init.zeros_(dit.final.linear.weight)
-    axes, heads, pairs = dit.pos_frequencies.shape
-    spread = torch.linspace(0, 1, math.ceil(pairs / axes))
-    ranges = ((0.1, 2.0), (0.004, 0.06), (0.004, 0.06))
-    dit.pos_frequencies.zero_()
-    for axis, (slow, fast) in enumerate(ranges):
-        rates = slow * (fast / slow) ** spread[: len(range(axis, pairs, axes))]
-        signs = torch.randint(0, 2, (heads, len(rates)), generator=generator) * 2 - 1
-        dit.pos_frequencies[axis, :, axis::axes] = rates * signs
-
-
 def draw_sigmas(settings: DiTLossSettings, count: int, generator: torch.Generator) -> Float[Tensor, " b"]:
     """One sigma per sample, stratified: every batch covers the whole range."""
     quantile = (torch.arange(count) + torch.rand(count, generator=generator)) / count
@@ -110,11 +82,11 @@ def flow_loss(
     bfloat16: bool,
 ) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity, per sample."""
-    level = rearrange(sigma, "b -> b 1 1 1 1")
-    noisy = (1 - level) * batch.latents + level * noise
-    with torch.autocast(noisy.device.type, torch.bfloat16, enabled=bfloat16):
-        velocity = model(noisy, sigma, batch.ids, batch.mask, dropped)
-    return (velocity.float() - (batch.latents - noise)).square().mean(dim=(1, 2, 3, 4))
+
+    def predict(noisy: Tensor, sigma: Tensor) -> Tensor:
+        return model(noisy, sigma, batch.ids, batch.mask, dropped)
+
+    return velocity_error(predict, batch.latents, noise, sigma, bfloat16)
 
 
 def train_dit(

@@ -9,6 +9,7 @@ orthogonal matrix, found with a Newton-Schulz iteration. Updates are scaled to A
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,9 +20,10 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserSettings:
-    """Learning rate at its peak and the constants of both rules."""
+    """Which optimiser, its learning rate at its peak, and the constants of its rules."""
 
     lr: float
+    kind: Literal["muon", "adamw", "adamw8bit"] = "muon"
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01

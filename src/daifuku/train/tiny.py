@@ -23,8 +23,9 @@ from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
-from daifuku.train.checkpoint import load_checkpoint
-from daifuku.train.dit import DiTLossSettings, TextToVideo, initialise_dit, train_dit
+from daifuku.train.checkpoint import newest_checkpoint
+from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
+from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
 from daifuku.train.loop import LoopSettings, Report
 from daifuku.train.muon import OptimiserSettings
@@ -310,9 +311,9 @@ STAGES: dict[str, Stage] = {
 
 @torch.no_grad()
 def _load_averaged(model: torch.nn.Module, folder: Path) -> None:
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        raise TrainingError(f"{path} is not there: run the stage {folder.name!r} first")
-    averaged = load_checkpoint(path)["ema"]
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise TrainingError(f"{folder} holds no checkpoint: run the stage {folder.name!r} first")
+    averaged = found.groups["ema"]
     for name, parameter in model.named_parameters():
         parameter.copy_(averaged[name])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.encoder import Posterior
-from daifuku.train.loop import LoopSettings, Report, train
+from daifuku.train.loop import Company, LoopSettings, Report, train
 
 Batch = tuple[UInt8[np.ndarray, "b t h w 3"], Bool[np.ndarray, "b t h w"]]
 """Clips, and which of their pixels belong to an object."""
@@ -54,6 +54,7 @@ def train_vae(
     *,
     validation: Batch,
     bfloat16: bool,
+    company: Company | None = None,
 ) -> Iterator[Report]:
     """Trains both halves, or, when the encoder's parameters do not require gradients, the decoder alone."""
     assert vae.encoder is not None, "a VAE is trained with its encoder"
@@ -76,7 +77,7 @@ def train_vae(
     def validate() -> dict[str, float]:
         return measure_reconstruction(vae, validation, bfloat16)
 
-    yield from train(vae, loss, settings, folder, validate=validate)
+    yield from train(vae, loss, settings, folder, validate=validate, company=company)
 
 
 @torch.no_grad()

@@ -65,6 +65,19 @@ def lora_content(lora: Lora, to: LoraTarget, dtype: torch.dtype | None = None) -
     """
     fused = {layer: _fused(parts) for layer, parts in _read(lora).items()}
     about = {key: value for key, value in metadata(lora.path).items() if key not in (*ABOUT_ALPHAS, "format")}
+    return pairs_content(fused, to, about=about, dtype=dtype, called=str(lora.path))
+
+
+def pairs_content(
+    fused: Mapping[str, Pair],
+    to: LoraTarget,
+    *,
+    about: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    called: str = "this LoRA",
+) -> LoraFile:
+    """The same for changes by the layers of ours, with metadata of its own. `called` is its name in errors."""
+    about = dict(about)
     if to == "diffusers":
         pairs = {name: pair for layer, pair in fused.items() for name, pair in _named(layer, pair, "diffusers")}
         entries = _entries(pairs, "transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight", dtype)
@@ -78,7 +91,7 @@ def lora_content(lora: Lora, to: LoraTarget, dtype: torch.dtype | None = None) -
             alpha = torch.tensor(pair.alpha)
             entries.append(_entry(f"{prefix.format(name)}.alpha", alpha, None))
         return LoraFile(entries=tuple(entries), metadata=about)
-    pairs, kwargs = _in_groups(pairs, lora)
+    pairs, kwargs = _in_groups(pairs, called)
     entries = _entries(pairs, "{}.lora_A", "{}.lora_B", dtype)
     return LoraFile(entries=tuple(entries), metadata=about | {"kwargs": json.dumps(kwargs)})
 
@@ -161,18 +174,19 @@ def _same_scale(pairs: Sequence[Pair]) -> list[Pair]:
     if len({pair.scale for pair in pairs}) <= 1:
         return list(pairs)
     return [
-        Pair(down=pair.down, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=pair.rank) for pair in pairs
+        Pair(down=pair.down, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=float(pair.rank))
+        for pair in pairs
     ]
 
 
-def _in_groups(pairs: Mapping[str, Pair], lora: Lora) -> tuple[dict[str, Pair], dict[str, Any]]:
+def _in_groups(pairs: Mapping[str, Pair], called: str) -> tuple[dict[str, Pair], dict[str, Any]]:
     """One rank and one alpha for each group of the original: zeros fill up what has a lower rank."""
     groups = {group: [name for name in pairs if name.endswith(ends)] for group, ends in GROUPS.items()}
     homeless = sorted(set(pairs).difference(*groups.values()))
     if homeless:
         more = f" and {len(homeless) - NUM_SHOWN} more" if len(homeless) > NUM_SHOWN else ""
         raise InvalidRequest(
-            f"{lora.path} changes {', '.join(homeless[:NUM_SHOWN])}{more}, and the original layout holds changes of "
+            f"{called} changes {', '.join(homeless[:NUM_SHOWN])}{more}, and the original layout holds changes of "
             "attn.qkv_x, attn.qkv_y, attn.proj_x and attn.proj_y only: convert it to diffusers or comfy, which hold all"
         )
     found: dict[str, Pair] = {}

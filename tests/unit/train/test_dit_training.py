@@ -14,10 +14,10 @@ from daifuku.train.dit import (
     TextToVideo,
     draw_sigmas,
     flow_loss,
-    initialise_dit,
     set_kernel,
     validation_loss,
 )
+from daifuku.train.initialise import initialise_dit
 
 
 def tiny_model() -> TextToVideo:

@@ -1,14 +1,16 @@
 """The loop: exact resume, schedules, averages, and what happens when numbers go bad."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from daifuku.errors import TrainingError
-from daifuku.train.checkpoint import load_checkpoint, save_checkpoint
+from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.ema import EMA
 from daifuku.train.loop import LoopSettings, lr_factor, train
 from daifuku.train.muon import Muon, OptimiserSettings, orthogonalise
@@ -72,10 +74,11 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path) -> None:
 def test_the_model_ends_with_the_averaged_weights(tmp_path: Path) -> None:
     task = Regression()
     list(train(task.model, task.loss, SETTINGS, tmp_path))
-    saved = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    saved = newest_checkpoint(tmp_path)
+    assert saved is not None
     for name, weight in weights(task.model).items():
-        assert torch.equal(weight, saved["ema"][name])
-        assert not torch.equal(weight, saved["model"][name])
+        assert torch.equal(weight, saved.groups["ema"][name])
+        assert not torch.equal(weight, saved.groups["model"][name])
 
 
 def test_validation_sees_the_averaged_weights_and_training_goes_on_with_its_own(tmp_path: Path) -> None:
@@ -116,12 +119,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         list(train(other, task.loss, SETTINGS, tmp_path))
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_of_an_older_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, {"model": {"weight": torch.ones(100)}})
+    save_file({"model/weight": torch.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(TrainingError, match=r"checkpoint\.safetensors is damaged"):
-        load_checkpoint(path)
+        newest_checkpoint(tmp_path)
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_almost_zero() -> None:
@@ -169,3 +172,27 @@ def test_a_young_average_forgets_the_random_start() -> None:
     for _ in range(50):
         ema.update(model)
     assert ema.weights["weight"].item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_leaves_no_line_of_it_in_the_log(tmp_path: Path) -> None:
+    first = Regression()
+    run = train(first.model, first.loss, SETTINGS, tmp_path)
+    for _ in range(3):
+        next(run)
+    del run
+    second = Regression()
+    list(train(second.model, second.loss, SETTINGS, tmp_path))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    task = Regression()
+    spare = nn.Parameter(torch.zeros(1), requires_grad=False)
+    task.model.register_parameter("spare", spare)
+    with pytest.raises(TrainingError, match="after step 10 the weight spare is not finite"):
+        for report in train(task.model, task.loss, SETTINGS, tmp_path):
+            if report.step == 9:
+                spare.fill_(math.inf)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.step == 5
