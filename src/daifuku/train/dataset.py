@@ -52,6 +52,8 @@ class PreparedFolder:
     samples: tuple[Sample, ...]
     fingerprint: str
     """Of its manifest, which has the hashes of everything in it."""
+    model: Mapping[str, str]
+    """Hashes of the networks that encoded it, as far as they are known."""
 
     @property
     def features(self) -> int:
@@ -82,7 +84,8 @@ def open_prepared(folder: Path, *, check: bool = True) -> PreparedFolder:
         raise TrainingError(f"{path} is damaged ({error!r}): prepare it again") from error
     if not samples:
         raise InvalidRequest(f"{folder} holds no sample: every video was skipped; its manifest says why")
-    return PreparedFolder(path=folder, samples=tuple(samples), fingerprint=hashlib.sha256(text).hexdigest()[:16])
+    fingerprint = hashlib.sha256(text).hexdigest()[:16]
+    return PreparedFolder(path=folder, samples=tuple(samples), fingerprint=fingerprint, model=content.get("model", {}))
 
 
 def _samples(folder: Path, shard: Mapping[str, Any], check: bool) -> list[Sample]:

@@ -29,6 +29,7 @@ from daifuku.train.muon import OptimiserSettings
 from daifuku.train.outputs import Outcome, write_outcome
 from daifuku.train.recompute import recompute
 from daifuku.version import VERSION
+from daifuku.weights.identity import part_identities
 from daifuku.weights.locate import ModelFiles, locate
 
 
@@ -132,6 +133,8 @@ def run_task(
         validation_loss, task.dit, task.recipe, task.measured, bfloat16=task.bfloat16, device=task.device
     )
     clips = config.watch.clips
+    for notice in _other_networks(task):
+        say(notice)
     company = Company(
         samples=task.batches.ids,
         show=None if show is None or not clips.prompts else lambda step: show(step, _with_dit(task)),
@@ -258,6 +261,18 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
             f"{folder.path} has text features of {width} numbers, and this model reads {sizes.text_features}: prepare "
             "it with the model that is trained"
         )
+
+
+def _other_networks(task: Task) -> Iterator[str]:
+    """What is worth saying about data that other files encoded than this model's: those may hold the same weights."""
+    own = part_identities(task.files)
+    for folder in task.folders:
+        for part, words in (("vae_sha256", "VAE"), ("text_encoder_sha256", "text encoder")):
+            if folder.model.get(part, own[part]) != own[part]:
+                yield (
+                    f"warning: {folder.path} was encoded by a {words} of other files than this model's; unless they "
+                    "hold the same weights, prepare it with the model that is trained"
+                )
 
 
 def _with_dit(task: Task) -> Parts:

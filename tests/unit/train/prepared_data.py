@@ -19,6 +19,7 @@ def write_prepared(
     num_captions: int = 2,
     seed: int = 0,
     broken: tuple[int, float] | None = None,
+    model: dict[str, str] | None = None,
 ) -> Path:
     """So many samples of each latent size, with random Gaussians and features; ids tell bucket and number.
 
@@ -52,7 +53,6 @@ def write_prepared(
         ]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         shards.append({"file": f"shards/{path.name}", "sha256": digest, "bucket": list(bucket), "samples": samples})
-    model = {"vae_sha256": "0" * 64, "text_encoder_sha256": "0" * 64}
-    content = {"format": 1, "fps": 20, "model": model, "shards": shards, "skipped": []}
+    content = {"format": 1, "fps": 20, "model": model or {}, "shards": shards, "skipped": []}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder

@@ -18,6 +18,8 @@ from daifuku.errors import InvalidRequest, TrainingError, UnwritableOutput
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train.config import parse_config
 from daifuku.train.run import Task, open_task, run_task
+from daifuku.weights.identity import part_identities
+from daifuku.weights.locate import locate
 from tests.unit.train.prepared_data import write_prepared
 
 SCRATCH = {
@@ -220,6 +222,17 @@ def test_captions_are_dropped_to_what_this_model_makes_of_an_empty_prompt(data: 
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
     read = task(data, tmp_path, model={"name": str(folder)}).recipe.null
     assert read.mask.all() and read.features.any() and read.features.shape[2] == 128
+
+
+def test_data_that_other_networks_encoded_are_told_about(tmp_path: Path) -> None:
+    files = locate(BUILT_IN_FOLDER)
+    models = {"same": part_identities(files), "other": part_identities(files) | {"vae_sha256": "0" * 64}}
+    said: dict[str, list[str]] = {name: [] for name in models}
+    for name, model in models.items():
+        data = write_prepared(tmp_path / name, [((2, 4, 4), 2)], model=model)
+        list(run_task(task(data, tmp_path / f"run {name}", schedule={"steps": 1}), say=said[name].append))
+    assert not any("warning" in line for line in said["same"])
+    assert "was encoded by a VAE of other files" in said["other"][0]
 
 
 def test_a_run_whose_folder_cannot_be_made_says_so(data: Path, tmp_path: Path) -> None:
