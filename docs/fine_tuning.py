@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "fine-tuning.md"
 PICTURE = ROOT / "docs" / "images" / "fine_tuning.png"
 COMMANDS = re.compile(r"^```bash no-run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FIGURES = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
+FIGURES = re.compile(r"(<!-- figures -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
 def commands(page: str) -> list[str]:
@@ -26,7 +26,8 @@ def commands(page: str) -> list[str]:
 
 def run(command: str, folder: Path) -> str:
     """Runs one of them in a folder that has the examples; returns what it printed."""
-    (folder / "examples").exists() or (folder / "examples").symlink_to(ROOT / "examples")
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, check=True, stdout=subprocess.PIPE, text=True
@@ -41,15 +42,18 @@ def training_time(folder: Path) -> str:
     return f"The {len(steps)} steps took {sum(steps) / 60:.1f} minutes."
 
 
+def with_figures(page: str, figures: str) -> str:
+    """The page with these lines between its marks."""
+    return FIGURES.sub(lambda found: found[1] + figures + found[3], page)
+
+
 def main() -> None:
-    """Refuses nothing: what is there already is passed over by the commands themselves."""
+    """Each command passes over what is there already."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    page = PAGE.read_text()
-    for command in commands(page):
-        printed = run(command, folder)
+    *_, printed = [run(command, folder) for command in commands(PAGE.read_text())]
     shutil.copy(folder / "zigzag.png", PICTURE)
-    PAGE.write_text(FIGURES.sub(lambda found: f"{found[1]}{printed}\n{training_time(folder)}\n{found[2]}", page))
+    PAGE.write_text(with_figures(PAGE.read_text(), f"{printed}\n{training_time(folder)}\n"))
 
 
 if __name__ == "__main__":

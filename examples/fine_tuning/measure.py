@@ -5,8 +5,12 @@ reads the motion off the pixels.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import cache, partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +26,10 @@ from daifuku.evaluate.laws import Law, explain
 from daifuku.evaluate.tracker import read
 from daifuku.evaluate.world import Interval, measure, true_clip
 
-Make = Callable[[str, int], np.ndarray]
-"""(prompt, seed) -> frames."""
+Answers = tuple[world.Clip, tuple[np.ndarray, ...]]
+"""A true clip, and frames of several origins for its caption: the clip's own, without the LoRA, with it."""
+Judge = Callable[[np.ndarray, world.Clip], bool]
+"""(frames, the true clip of the same caption) -> whether they are right."""
 
 TEST_SEED = 1
 """Draws size, background and path of what is asked for; the clips of training are of seed 0."""
@@ -54,7 +60,7 @@ def fit_zigzag(time: np.ndarray, points: np.ndarray) -> Law | None:
     return Law(motion="zigzag", residual=residual, num_parameters=6)
 
 
-def shows_zigzag(frames: np.ndarray) -> bool:
+def shows_zigzag(frames: np.ndarray, _: world.Clip | None = None) -> bool:
     """Whether a zigzag explains the path of a clip's object, and does so better than any motion of the world."""
     track = read(frames, fps=FPS).track / frames.shape[1]
     seen = ~np.isnan(track[:, 0])
@@ -71,33 +77,29 @@ def as_asked(frames: np.ndarray, clip: world.Clip) -> bool:
     return measure("", [(frames, clip)], fps=FPS).scores["all_four"].value == 100
 
 
-def share(values: Sequence[bool] | np.ndarray) -> Interval:
+def share(values: np.ndarray) -> Interval:
     """The mean in percent, with its 95 % bootstrap interval."""
-    percent = 100 * np.asarray(values, float)
+    percent = 100.0 * values
     draws = np.random.default_rng(0).integers(len(percent), size=(NUM_DRAWS, len(percent)))
     low, high = np.percentile(percent[draws].mean(axis=1), (2.5, 97.5))
     return Interval(value=float(percent.mean()), low=float(low), high=float(high))
 
 
-def table(base: Make, lora: Make, *, num_prompts: int, num_others: int) -> str:
+def table(pool: Executor, lora: Path, *, num_prompts: int, num_others: int, num_steps: int | None) -> str:
     """What can be counted, in Markdown; with and without the LoRA always on the same prompts and noise."""
-    asked = [zigzag(TEST_SEED, index, UNTAUGHT) for index in range(num_prompts)]
+    make = partial(_both, pool, lora, num_steps)
     others = [true_clip(0, index, SIDE, NUM_FRAMES, FPS) for index in range(num_others)]
-    columns: dict[str, Make | None] = {"true renders": None, "without the LoRA": base, "with it": lora}
-    zigzags, false_alarms, right = {}, {}, {}
-    for name, make in columns.items():
-        zigzags[name] = [shows_zigzag(frames) for frames, _ in _made(make, asked)]
-        pairs = list(_made(make, others))
-        false_alarms[name] = [shows_zigzag(frames) for frames, _ in pairs]
-        right[name] = np.array([as_asked(frames, clip) for frames, clip in pairs], float)
+    right, false_alarms = _judged([as_asked, shows_zigzag], make(others))
+    asked = [zigzag(TEST_SEED, index, UNTAUGHT) for index in range(num_prompts)]
+    (zigzags,) = _judged([shows_zigzag], make(asked))
     rows = {
         f"a zigzag, {num_prompts} prompts that ask for it": zigzags,
         f"a zigzag, {num_others} prompts that do not": false_alarms,
         f"what was asked for, the same {num_others}": right,
     }
-    lines = [f"| % of clips that show | {' | '.join(columns)} |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row} | {' | '.join(_cell(share(found[name])) for name in columns)} |" for row, found in rows.items()]
-    lost = share(right["without the LoRA"] - right["with it"])
+    lines = ["| % of clips that show | true renders | without the LoRA | with it |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row} | {' | '.join(_cell(share(said)) for said in found.T)} |" for row, found in rows.items()]
+    lost = share(right[:, 1].astype(float) - right[:, 2])
     return "\n".join([*lines, "", f"Prompt by prompt, the {num_others} lose {_cell(lost)} points."])
 
 
@@ -109,11 +111,11 @@ def same_at_zero(lora: Path, mode: str) -> bool:
     return bool(torch.equal(plain.latents, zero.latents)) and np.array_equal(plain.frames, zero.frames)
 
 
-def draw(make: Make, path: Path) -> None:
+def draw(lora: Path, path: Path, num_steps: int | None) -> None:
     """The first prompts, one a row."""
     asked = [zigzag(TEST_SEED, index, UNTAUGHT) for index in range(NUM_ROWS)]
-    clips = np.stack([frames for frames, _ in _made(make, asked)]).repeat(2, axis=2).repeat(2, axis=3)
-    chosen = clips[:, np.linspace(0, clips.shape[1] - 1, NUM_COLUMNS).astype(int)]
+    clips = np.stack([_clip(num_steps, str(lora), clip.caption, seed) for seed, clip in enumerate(asked)])
+    chosen = clips[:, np.linspace(0, clips.shape[1] - 1, NUM_COLUMNS).astype(int)].repeat(2, axis=2).repeat(2, axis=3)
     Image.fromarray(rearrange(chosen, "clips t h w c -> (clips h) (t w) c")).save(path, optimize=True)
 
 
@@ -123,28 +125,48 @@ def main() -> None:
     parser.add_argument("lora", type=Path)
     parser.add_argument("--prompts", type=int, default=64, metavar="N", help="that ask for the motion")
     parser.add_argument("--others", type=int, default=200, metavar="N", help="prompts of what the model knew before")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler; the model's own if not given")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="clips that are made at a time")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="where some of the clips are drawn")
     given = parser.parse_args()
-    base, taught = daifuku.load(), daifuku.load(loras=[(str(given.lora), 1.0)])
-
-    def without(prompt: str, seed: int) -> np.ndarray:
-        return base(prompt, seed=seed).frames
-
-    def with_it(prompt: str, seed: int) -> np.ndarray:
-        return taught(prompt, seed=seed).frames
-
-    print(table(without, with_it, num_prompts=given.prompts, num_others=given.others), "\n")
-    same = {mode: same_at_zero(given.lora, mode) for mode in ("merged", "live")}
-    verdicts = [f"{mode}, the clip {'has the bits' if same[mode] else 'DIFFERS FROM that'} of one" for mode in same]
-    print(f"At strength 0, {'; '.join(verdicts)} without the LoRA.")
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        counts = {"num_prompts": given.prompts, "num_others": given.others, "num_steps": given.steps}
+        print(table(pool, given.lora, **counts), end="\n\n")
+    for mode in ("merged", "live"):
+        verdict = "has the bits of a clip without it" if same_at_zero(given.lora, mode) else "IS NOT what it is without"
+        print(f"At strength 0, {mode}, a clip {verdict}.")
     if given.picture is not None:
-        draw(with_it, given.picture)
+        draw(given.lora, given.picture, given.steps)
 
 
-def _made(make: Make | None, clips: Sequence[world.Clip]) -> Iterator[tuple[np.ndarray, world.Clip]]:
-    """What is made of the captions of clips, beside the clips; without a maker the clips themselves."""
-    for seed, clip in enumerate(clips):
-        yield clip.frames if make is None else make(clip.caption, seed), clip
+def _both(pool: Executor, lora: Path, num_steps: int | None, clips: Sequence[world.Clip]) -> Iterator[Answers]:
+    """Each clip, and what is made of its caption without the LoRA and with it."""
+    prompts = [(clip.caption, seed) for seed, clip in enumerate(clips)]
+    tasks = [(name, *prompt) for prompt in prompts for name in (None, str(lora))]
+    made = pool.map(partial(_clip, num_steps), *zip(*tasks, strict=True))
+    for clip in clips:
+        yield clip, (clip.frames, next(made), next(made))
+
+
+def _clip(num_steps: int | None, lora: str | None, prompt: str, seed: int) -> np.ndarray:
+    return _pipeline(lora)(prompt, seed=seed, num_inference_steps=num_steps).frames
+
+
+@cache
+def _pipeline(lora: str | None) -> daifuku.Pipeline:
+    # One clip for each core is quicker than all cores for each clip.
+    torch.set_num_threads(1)
+    return daifuku.load(loras=[] if lora is None else [(lora, 1.0)])
+
+
+def _judged(judges: Sequence[Judge], answers: Iterable[Answers]) -> list[np.ndarray]:
+    """What each judge says, [clip, answer]; how far it is goes to stderr."""
+    found: list[list[list[bool]]] = [[] for _ in judges]
+    for clip, made in answers:
+        for judge, said in zip(judges, found, strict=True):
+            said.append([judge(frames, clip) for frames in made])
+        print(f"{len(found[0])}: {np.sum(found[0], axis=0)}", file=sys.stderr)
+    return [np.array(said) for said in found]
 
 
 def _fit(basis: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:

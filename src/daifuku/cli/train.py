@@ -52,6 +52,8 @@ def train(
     if stop.wanted and step is not None and step < settings.schedule.steps:
         say(f"stopped and saved after step {step} of {settings.schedule.steps}; the same command goes on from there")
         return
+    if step is None:
+        say(f"its {settings.schedule.steps} steps were done already; for another run give another output")
     print(settings.output)
 
 
@@ -60,6 +62,9 @@ def _transformer(settings: "TrainConfig", **beside: Any) -> "Iterator[Report]":
     from daifuku.train.run import open_task, run_task
 
     task = open_task(settings)
+    num_samples = sum(len(folder.samples) for folder in task.folders)
+    num_weights = sum(each.numel() for each in task.dit.parameters() if each.requires_grad)
+    beside["say"](f"{num_weights:,} weights learn from {num_samples} samples on {task.device}")
     return run_task(task, show=_Clips(settings, task.parts, beside["say"]), **beside)
 
 
