@@ -99,8 +99,8 @@ def table(pool: Executor, lora: Path, *, num_prompts: int, num_others: int, num_
     }
     lines = ["| % of clips that show | true renders | without the LoRA | with it |", "| --- | --- | --- | --- |"]
     lines += [f"| {row} | {' | '.join(_cell(share(said)) for said in found.T)} |" for row, found in rows.items()]
-    lost = share(right[:, 1].astype(float) - right[:, 2])
-    return "\n".join([*lines, "", f"Prompt by prompt, the {num_others} lose {_cell(lost)} points."])
+    change = share(right[:, 2].astype(float) - right[:, 1])
+    return "\n".join([*lines, "", f"Prompt by prompt, the LoRA changes the {num_others} by {_cell(change)} points."])
 
 
 def same_at_zero(lora: Path, mode: str) -> bool:
