@@ -113,5 +113,5 @@ def test_settings_that_changed_need_a_word_to_go_on(tmp_path: Path, daifuku: Any
     assert daifuku("train", write_config(tmp_path, 1)).code == 0
     path = write_config(tmp_path, 2)
     refused = daifuku("train", path)
-    assert refused.code == 1 and "schedule.steps is 2 and was 1" in refused.err
+    assert refused.code == 1 and "schedule.steps is 2 and was 1. Put that back, give another output" in refused.err
     assert daifuku("train", path, "--allow-inexact").code == 0
