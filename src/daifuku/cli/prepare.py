@@ -150,8 +150,9 @@ def _say_end(prepared: "Prepared") -> None:
     samples = [sample for shard in manifest.shards for sample in shard.samples]
     if num_full := sum(count >= MAX_TOKENS for sample in samples for count in sample.num_tokens):
         say(f"warning: {num_full} captions fill the {MAX_TOKENS} tokens that a model reads; it reads nothing beyond")
-    kept = f", {prepared.num_kept} of them from an earlier run" if prepared.num_kept else ""
-    say(f"{len(samples)} samples in {len(manifest.shards)} shards{kept}")
+    kept = f"; shards kept from an earlier run: {prepared.num_kept}" if prepared.num_kept else ""
+    num_shards = len(manifest.shards)
+    say(f"{len(samples)} samples in {num_shards} shard{'' if num_shards == 1 else 's'}{kept}")
     if prepared.sheet is None:
         say("note: no contact sheet was drawn, as Pillow is not installed. Try: pip install 'daifuku[train]'")
     else:

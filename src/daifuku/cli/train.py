@@ -67,6 +67,8 @@ def run_config(settings: "TrainConfig", *, allow_inexact: bool) -> None:
     if step is not None and step < settings.schedule.steps:
         say(f"stopped and saved after step {step} of {settings.schedule.steps}; the same command goes on from there")
         return
+    if step is None:
+        say(f"its {settings.schedule.steps} steps were done already; for another run give another output")
     print(settings.output)
 
 
@@ -75,6 +77,9 @@ def _transformer(settings: "TrainConfig", ranks: "Ranks", **beside: Any) -> "Ite
     from daifuku.train.run import open_task, run_task
 
     task = open_task(settings, ranks)
+    num_samples = sum(len(folder.samples) for folder in task.folders)
+    num_weights = sum(each.numel() for each in task.dit.parameters() if each.requires_grad)
+    beside["say"](f"{num_weights:,} weights learn from {num_samples} samples on {task.device}")
     return run_task(task, show=_Clips(settings, task.parts, beside["say"]), **beside)
 
 

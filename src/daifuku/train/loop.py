@@ -304,5 +304,5 @@ def _check_conditions(found: Checkpoint, beside: Company) -> None:
         return
     what = f"going on from step {found.step} would not be exact: {'; '.join(changed)}"
     if not beside.allow_inexact:
-        raise TrainingError(f"{what}. Put that back, or allow it with --allow-inexact.")
+        raise TrainingError(f"{what}. Put that back, give another output, or allow it with --allow-inexact.")
     beside.say(f"{what}; it goes on, as allowed")

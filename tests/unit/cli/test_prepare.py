@@ -31,7 +31,9 @@ def test_the_models_own_size_length_and_rate_are_taken(daifuku, model_folder, fi
     assert manifest.fps == 20 and [shard.bucket for shard in manifest.shards] == [(1, 2, 4), (2, 2, 4)]
     assert [len(shard.samples) for shard in manifest.shards] == [1, 4]
     assert "3 of 3 sources give 5 clips" in run.err and "4 of 32x16, 7 frames" in run.err
-    assert "out/contact_sheet.png" in run.err
+    assert "5 samples in 2 shards" in run.err and "out/contact_sheet.png" in run.err
+    again = daifuku("prepare", "films", "out", "--model", model_folder)
+    assert "5 samples in 2 shards; shards kept from an earlier run: 2" in again.err
 
 
 def test_sizes_and_lengths_are_buckets(daifuku, model_folder, films):

@@ -43,6 +43,7 @@ def test_a_run_prints_its_folder_and_leaves_curves_clips_and_a_model(tmp_path: P
     done = daifuku("train", str(path))
     assert done.code == 0, done.err
     assert done.out == f"{tmp_path / 'run'}\n"
+    assert " weights learn from 4 samples on cpu" in done.err
     assert "step 2: loss " in done.err and ", val " in done.err
     found = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert {"checkpoints", "clips", "log.jsonl", "model", "original", "README.md", "tensorboard"} <= found
@@ -70,6 +71,14 @@ def test_a_signal_saves_the_step_at_hand_and_ends_with_zero(
     assert daifuku("train", path).code == 0
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_done_says_so(tmp_path: Path, daifuku: Any) -> None:
+    path = write_config(tmp_path, 1)
+    first, second = daifuku("train", path), daifuku("train", path)
+    assert first.out == second.out
+    said = "its 1 steps were done already; for another run give another output"
+    assert said not in first.err and said in second.err
 
 
 def test_clips_that_cannot_be_written_are_told_and_the_run_goes_on(tmp_path: Path, daifuku: Any) -> None:
@@ -121,5 +130,5 @@ def test_settings_that_changed_need_a_word_to_go_on(tmp_path: Path, daifuku: Any
     assert daifuku("train", write_config(tmp_path, 1)).code == 0
     path = write_config(tmp_path, 2)
     refused = daifuku("train", path)
-    assert refused.code == 1 and "schedule.steps is 2 and was 1" in refused.err
+    assert refused.code == 1 and "schedule.steps is 2 and was 1. Put that back, give another output" in refused.err
     assert daifuku("train", path, "--allow-inexact").code == 0
