@@ -293,7 +293,6 @@ def config_of(data: Path, folder: Path, **changes: Any) -> TrainConfig:
         (1, {"parallel": {"context": 2}}, r"1 x 1 x 2 = 2, and the number of processes is 1.*--nproc-per-node 2"),
         (4, {"batch": {"accumulate": 6}}, r"accumulate=6 .* 4 groups of processes: try 8"),
         (2, {"optimiser": {"name": "muon"}}, r"'muon' needs whole matrices: try 'adamw'"),
-        (2, {"distill": {"method": "guidance"}}, r"try method = 'lora'"),
         (2, {"parallel": {"context": 2}, "compute": {"compile": True}}, r"does not go with parallel\.context"),
     ],
 )
@@ -302,6 +301,14 @@ def test_what_cannot_be_shared_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         shape_of(config_of(data, tmp_path, **changes), world)
+
+
+def test_all_weights_are_distilled_by_one_process(data: Path, tmp_path: Path) -> None:
+    content = content_of("full", tmp_path, data, "one") | {"method": "full", "distill": {"method": "guidance"}}
+    content.pop("scratch")
+    assert shape_of(parse_config(content), 1).world == 1
+    with pytest.raises(InvalidRequest, match="try method = 'lora'"):
+        shape_of(parse_config(content), 2)
 
 
 def test_weights_are_split_over_all_processes_unless_it_is_said_otherwise(data: Path, tmp_path: Path) -> None:
