@@ -217,7 +217,7 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
         dtype = compute.precision if lora else "float32"
         dit = parts.dit(RuntimeConfig(dtype=dtype, quantise=compute.quantise, kernel=None), device)
         if lora:
-            add_lora(dit, config.lora.kinds, config.seed)
+            add_lora(dit, config.lora.kinds, config.seed, dora=config.lora.dora)
         else:
             # Weights may still be views of their file.
             place(dit, device)

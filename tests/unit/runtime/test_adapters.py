@@ -23,7 +23,8 @@ from daifuku.runtime.modulation import tabulated
 from daifuku.runtime.quantiser import QuantisedLinear
 from daifuku.sample.guidance import Caption, conditioned
 from daifuku.weights.encoded_linear import EncodedLinear
-from daifuku.weights.lora import LowRank, linear_shapes, merge
+from daifuku.weights.lora import linear_shapes, merge
+from daifuku.weights.low_rank import LowRank
 
 CPU = torch.device("cpu")
 SIGMA = 0.5
@@ -225,7 +226,7 @@ from daifuku.config import RuntimeConfig
 from daifuku.runtime.adapters import live
 from daifuku.runtime.build import load_parts
 from daifuku.runtime.compile import compile_blocks
-from daifuku.weights.lora import LowRank
+from daifuku.weights.low_rank import LowRank
 
 parts = load_parts(device="cpu")
 run = RuntimeConfig(residency="resident", dtype="float32", quantise="none", kernel="sdpa", compile=False)
