@@ -47,6 +47,10 @@ class FrozenLinear(nn.Module):
         """What the layer stands for: PEFT looks for its device, and of a DoRA for the norms of its rows."""
         return self.layer.dequantised(torch.float32)
 
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
     def forward(self, x: Float[Tensor, "*shape cols"]) -> Float[Tensor, "*shape rows"]:
         return _Through.apply(x, self.layer)  # pyright: ignore[reportReturnType]
 

@@ -135,6 +135,8 @@ def run_task(
     clips = config.watch.clips
     for notice in _other_networks(task):
         say(notice)
+    if config.lora.dora:
+        say("the original layout holds no magnitudes, so this DoRA comes out for diffusers and ComfyUI alone")
     company = Company(
         samples=task.batches.ids,
         show=None if show is None or not clips.prompts else lambda step: show(step, _with_dit(task)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from daifuku.runtime.quantiser import QuantisedLinear
 from daifuku.sample.guidance import Caption, conditioned
 from daifuku.weights.encoded_linear import EncodedLinear
 from daifuku.weights.lora import linear_shapes, merge
-from daifuku.weights.low_rank import Dora, LowRank
+from daifuku.weights.low_rank import Dora, LowRank, merged
 
 CPU = torch.device("cpu")
 SIGMA = 0.5
@@ -158,7 +159,7 @@ def test_when_a_live_lora_has_gone_every_layer_is_its_own_again(parts: Parts, ch
 
 
 def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_into(
-    parts: Parts, adapters: Adapters
+    parts: Parts, changes: Adapters
 ) -> None:
     dit = parts.dit(PLAIN, CPU)
 
@@ -168,7 +169,10 @@ def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_i
         def __init__(self, linear: nn.Linear) -> None:
             nn.Module.__init__(self)
             self.in_features, self.out_features = linear.in_features, linear.out_features
-            self.linear = linear
+            self.linear, self.bias = linear, linear.bias
+
+        def dequantised(self, dtype: torch.dtype) -> Tensor:
+            return self.linear.weight.to(dtype)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x)
@@ -177,12 +181,12 @@ def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_i
     plain = dit.get_submodule(name)
     assert isinstance(plain, nn.Linear)
     dit.set_submodule(name, Kept(plain))
-    merge(dit, adapters.deltas)
+    merge(dit, changes.deltas)
     x = torch.randn(1, 3, plain.in_features)
-    delta = adapters.deltas[name]
-    with live(dit, adapters.deltas, merged_before=True), torch.no_grad():
+    expected = F.linear(x, merged(plain.weight, changes.deltas[name]), plain.bias)
+    with live(dit, changes.deltas, merged_before=True), torch.no_grad():
         assert sum(isinstance(layer, LiveLinear) for layer in dit.modules()) == 1
-        torch.testing.assert_close(dit.get_submodule(name)(x), plain(x) + x @ delta.down.T @ delta.up.T)
+        torch.testing.assert_close(dit.get_submodule(name)(x), expected)
 
 
 def test_merging_leaves_the_tensors_of_files_as_they_are(parts: Parts, adapters: Adapters) -> None:
