@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -111,7 +111,8 @@ def _measure_exactly(dit: AsymmDiT) -> None:
 
     A weight's row of zeros has no direction, and PEFT divides by its norm.
     """
-    for name, layer in _with_lora(dit):
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in dit.named_modules() if hasattr(m, "lora_magnitude_vector")]
+    for name, layer in layers:
         norms = torch.linalg.norm(layer.get_base_layer().weight.detach().float(), dim=1)
         if not norms.all():
             kind = next(kind for kind, pattern in LAYERS.items() if re.search(pattern, name))
@@ -120,11 +121,6 @@ def _measure_exactly(dit: AsymmDiT) -> None:
                 f"with lora.{kind}.rank = 0, or train with lora.dora = false"
             )
         layer.lora_magnitude_vector[ADAPTER].weight.data = norms
-
-
-def _with_lora(dit: AsymmDiT) -> Iterator[tuple[str, Any]]:
-    """PEFT's layers by their names in the transformer."""
-    return ((name, layer) for name, layer in dit.named_modules() if hasattr(layer, "lora_magnitude_vector"))
 
 
 def lora_pairs(dit: AsymmDiT) -> dict[str, Pair]:
