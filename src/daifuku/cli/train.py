@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from daifuku.runtime.build import Parts
     from daifuku.train.config import TrainConfig
     from daifuku.train.loop import Report
+    from daifuku.train.ranks import Ranks
 
 
 def train(
@@ -37,29 +38,32 @@ def train(
     """
     from daifuku.train.config import read_config
     from daifuku.train.curves import open_curves
+    from daifuku.train.parallel import joined
 
     settings = read_config(config)
-    start = _vae if settings.method == "vae" else _transformer
     step = None
-    with _stopping() as stop, _Bar(settings.schedule.steps) as bar:
-        reports = start(settings, stop=lambda: stop.wanted, say=bar.note, allow_inexact=allow_inexact)
-        curves = open_curves(settings, bar.note)
+    with joined(settings) as ranks, _stopping() as stop, _Bar(settings.schedule.steps, shown=ranks.is_first) as bar:
+        beside = {"stop": lambda: stop.wanted, "say": bar.note, "allow_inexact": allow_inexact}
+        reports = _vae(settings, **beside) if settings.method == "vae" else _transformer(settings, ranks, **beside)
+        curves = open_curves(settings, bar.note) if ranks.is_first else ()
         for report in reports:
             step = report.step
             bar.show(report)
             for write in curves:
                 write(report)
-    if stop.wanted and step is not None and step < settings.schedule.steps:
+    if not ranks.is_first:
+        return
+    if step is not None and step < settings.schedule.steps:
         say(f"stopped and saved after step {step} of {settings.schedule.steps}; the same command goes on from there")
         return
     print(settings.output)
 
 
-def _transformer(settings: "TrainConfig", **beside: Any) -> "Iterator[Report]":
+def _transformer(settings: "TrainConfig", ranks: "Ranks", **beside: Any) -> "Iterator[Report]":
     """Opens everything at once, and trains as the reports are asked for."""
     from daifuku.train.run import open_task, run_task
 
-    task = open_task(settings)
+    task = open_task(settings, ranks)
     return run_task(task, show=_Clips(settings, task.parts, beside["say"]), **beside)
 
 
@@ -95,14 +99,14 @@ def _stopping() -> Iterator[_Stop]:
 class _Bar:
     """Steps, loss and pace on stderr."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, *, shown: bool) -> None:
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, quiet=not shown),
             redirect_stdout=False,
         )
         self._task = self._bar.add_task("", total=num_steps)

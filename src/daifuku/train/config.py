@@ -208,6 +208,19 @@ class ComputeSection(Section):
         return self
 
 
+class ParallelSection(Section):
+    """How the processes that torchrun starts share the work: replicate x shard x context is their number."""
+
+    replicate: Positive = 1
+    """Groups of processes that hold all weights, each in shards: best one for each machine."""
+    shard: Positive | None = None
+    """Processes over which weights, average and moments are split; left out, all that there are."""
+    context: Positive = 1
+    """Processes that share the tokens of one clip; weights are split over these too."""
+    timeout_s: Positive = 600
+    """How long a process waits for the others within a step before the run ends."""
+
+
 class CheckpointSection(Section):
     """How much a crash costs."""
 
@@ -272,6 +285,7 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Of the average that is measured, shown and shipped; 0 averages nothing."""
     compute: ComputeSection = Field(default_factory=ComputeSection)
+    parallel: ParallelSection = ParallelSection()
     checkpoints: CheckpointSection = CheckpointSection()
     watch: WatchSection = WatchSection()
 
@@ -287,8 +301,8 @@ class TrainConfig(Section):
         return self
 
     def conditions(self) -> dict[str, str]:
-        """What decides the result, as one flat table: all but where things lie and how the run is watched."""
-        watched = {"output", "watch", "checkpoints", "validation", "data", "model"}
+        """What decides the result, as one flat table: all but where things lie and how the run is watched or shared."""
+        watched = {"output", "parallel", "watch", "checkpoints", "validation", "data", "model"}
         return dict(_flat(self.model_dump(mode="json", exclude=watched), ""))
 
 

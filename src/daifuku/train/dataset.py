@@ -1,38 +1,30 @@
 """Prepared folders as batches: which samples a step sees, and their tensors. All a function of (seed, step)."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daifuku.errors import InvalidRequest, TrainingError
-
-FORMAT = 1
-
-Bucket = tuple[int, int, int]
-"""Latent frames, rows and columns."""
+from daifuku.errors import InvalidRequest
+from daifuku.train.prepared import MANIFEST, Bucket, ShardReader, check_shard, read_manifest
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Where one sample is, and what stands beside it in its shard."""
+    """One row of a shard that is open."""
 
     id: str
-    shard: Path
+    shard: ShardReader
     row: int
     bucket: Bucket
-    captions: tuple[slice, ...]
-    """The rows of each caption in the shard's text features."""
+    num_tokens: tuple[int, ...]
+    """Of each caption."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,50 +49,29 @@ class PreparedFolder:
 
     @property
     def features(self) -> int:
-        """Width of the text features. Reads a header."""
-        with safe_open(self.samples[0].shard, "pt") as shard:
-            return shard.get_slice("text").get_shape()[1]
+        """Width of the text features."""
+        return self.samples[0].shard.text(0, 0).shape[1]
 
 
 def open_prepared(folder: Path, *, check: bool = True) -> PreparedFolder:
     """Reads the manifest, and with `check` compares every shard with its hash.
 
-    Raises InvalidRequest for a folder that holds no prepared data, TrainingError for a shard that is damaged.
+    Raises InvalidRequest for a folder that holds no prepared data, TrainingError for data that is damaged.
     """
-    path = folder / "manifest.json"
-    try:
-        text = path.read_bytes()
-        content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise InvalidRequest(
-                f"{path} is of format {content['format']}, and {FORMAT} is read here: prepare it again"
-            )
-        samples = [sample for shard in content["shards"] for sample in _samples(folder, shard, check)]
-    except OSError as error:
-        raise InvalidRequest(
-            f"{folder} holds no prepared data ({error.strerror}: {error.filename}). Make it with `daifuku prepare`."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({error!r}): prepare it again") from error
-    if not samples:
+    manifest = read_manifest(folder)
+    if not manifest.num_samples:
         raise InvalidRequest(f"{folder} holds no sample: every video was skipped; its manifest says why")
-    fingerprint = hashlib.sha256(text).hexdigest()[:16]
-    return PreparedFolder(path=folder, samples=tuple(samples), fingerprint=fingerprint, model=content.get("model", {}))
-
-
-def _samples(folder: Path, shard: Mapping[str, Any], check: bool) -> list[Sample]:
-    path = folder / shard["file"]
-    with open(path, "rb") as file:
-        if check and hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-            raise TrainingError(f"{path} is not what was prepared: copy or prepare it again")
-    frames, rows, cols = shard["bucket"]
-    found, start = [], 0
-    for row, sample in enumerate(shard["samples"]):
-        ends = list(accumulate(sample["num_tokens"], initial=start))
-        captions = tuple(slice(*pair) for pair in pairwise(ends))
-        found.append(Sample(id=sample["id"], shard=path, row=row, bucket=(frames, rows, cols), captions=captions))
-        start = ends[-1]
-    return found
+    samples: list[Sample] = []
+    for shard in manifest.shards:
+        if check:
+            check_shard(folder, shard)
+        opened = ShardReader(folder, shard)
+        samples += [
+            Sample(id=each.id, shard=opened, row=row, bucket=shard.bucket, num_tokens=each.num_tokens)
+            for row, each in enumerate(shard.samples)
+        ]
+    fingerprint = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:16]
+    return PreparedFolder(path=folder, samples=tuple(samples), fingerprint=fingerprint, model=manifest.model)
 
 
 class Batches:
@@ -160,17 +131,11 @@ def _often(samples: Sequence[Sample], weight: float) -> int:
 
 
 def read_samples(samples: Sequence[Sample], captions: Sequence[int]) -> Posteriors:
-    """What was prepared of samples of one bucket, each with the caption of that number.
-
-    Raises TrainingError where a shard has gone or is not what its manifest says.
-    """
-    means, logvars, text = [], [], []
-    for sample, caption in zip(samples, captions, strict=True):
-        try:
-            with safe_open(sample.shard, "pt") as shard:
-                means.append(shard.get_slice("mean")[sample.row])
-                logvars.append(shard.get_slice("logvar")[sample.row])
-                text.append(shard.get_slice("text")[sample.captions[caption]].float())
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{sample.shard}, with the sample {sample.id}, cannot be read: {error}") from error
-    return Posteriors(mean=torch.stack(means).float(), logvar=torch.stack(logvars).float(), text=tuple(text))
+    """What was prepared of samples of one bucket, each with the caption of that number."""
+    posteriors = [sample.shard.posterior(sample.row) for sample in samples]
+    chosen = zip(samples, captions, strict=True)
+    return Posteriors(
+        mean=torch.cat([each.mean for each in posteriors]),
+        logvar=torch.cat([each.logvar for each in posteriors]),
+        text=tuple(sample.shard.text(sample.row, caption) for sample, caption in chosen),
+    )

@@ -59,7 +59,7 @@ class Recipe:
         """The batch of a micro-step."""
         samples = batches[micro]
         draws = [_generator(self.seed, micro, place) for place in range(len(samples))]
-        captions = [_choice(len(s.captions), draw) for s, draw in zip(samples, draws, strict=True)]
+        captions = [_choice(len(s.num_tokens), draw) for s, draw in zip(samples, draws, strict=True)]
         kept = [float(torch.rand((), generator=draw)) >= self.caption_dropout for draw in draws]
         parts = [float(torch.rand((), generator=draw)) for draw in draws]
         sigma = [self._sigma(micro, place, len(samples), part) for place, part in enumerate(parts)]

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from daifuku.errors import TrainingError
-from daifuku.train.checkpoint import Checkpoint, Say, newest_checkpoint, save_checkpoint
+from daifuku.train.checkpoint import Checkpoint, Groups, Say, newest_checkpoint, save_checkpoint
 from daifuku.train.ema import EMA, held
 from daifuku.train.muon import AdamShare, OptimiserSettings, vectors_by_adam
 from daifuku.train.optimisers import Optimiser, new_optimiser
+from daifuku.train.ranks import ALONE, Passed, Ranks
 from daifuku.weights.files import published
 
 LOG = "log.jsonl"
@@ -102,6 +103,7 @@ def train(
     validate: Callable[[], dict[str, float]] | None = None,
     adam_share: AdamShare = vectors_by_adam,
     company: Company | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Report]:
     """Trains `model` in place and leaves its averaged weights in it; `validate` measures with those in the model.
 
@@ -110,13 +112,13 @@ def train(
     touched by it, and where a resumed run would not be exact and nobody allowed that.
     """
     beside = company or Company()
-    run = _Run(model, settings, folder, adam_share)
+    run = _Run(model, settings, folder, adam_share, ranks)
     step = run.resume(beside)
     while step < settings.num_steps:
         started = time.monotonic()
         values = run.learn(step, loss, beside)
         step += 1
-        stopped, done = beside.stop(), step == settings.num_steps
+        stopped, done = ranks.any(beside.stop()), step == settings.num_steps
         values |= run.measure(step, validate, beside)
         report = Report(
             step=step,
@@ -139,8 +141,10 @@ def train(
 class _Run:
     """A model on its way, with all that a checkpoint holds."""
 
-    def __init__(self, model: nn.Module, settings: LoopSettings, folder: Path, adam_share: AdamShare) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self, model: nn.Module, settings: LoopSettings, folder: Path, adam_share: AdamShare, ranks: Ranks
+    ) -> None:
+        self.settings, self.folder, self._ranks = settings, folder, ranks
         self._model = model
         self._optimiser: Optimiser = new_optimiser(model, settings.optimiser, adam_share)
         frozen_too, decay = settings.frozen_too, settings.ema_decay
@@ -151,16 +155,20 @@ class _Run:
     def learn(self, step: int, loss: Loss, beside: Company) -> dict[str, float]:
         """One step of the optimiser."""
         many = self.settings.num_micro_steps
-        total, values = 0.0, {}
-        for micro in range(step * many, (step + 1) * many):
+        own = self._ranks.own(range(step * many, (step + 1) * many))
+        passed: list[Passed] = []
+        for micro in own:
             value, about = loss(micro, generator_for(self.settings.seed, micro))
-            if not math.isfinite(value.item()):
-                raise self._not_finite(step, f"loss {value.item()}", _ids(beside, [micro]))
-            (value / many).backward()
-            total += value.item() / many
-            for name, number in about.items():
+            (value / len(own)).backward()
+            passed.append(Passed(micro=micro, loss=value.item(), about=about))
+        total, values = 0.0, {}
+        for each in self._ranks.gathered(passed):
+            if not math.isfinite(each.loss):
+                raise self._not_finite(step, f"loss {each.loss}", _ids(beside, [each.micro]))
+            total += each.loss / many
+            for name, number in each.about.items():
                 values[name] = values.get(name, 0.0) + number / many
-        norm = float(nn.utils.clip_grad_norm_(self._trained, self.settings.clip_norm))
+        norm = self._ranks.number(nn.utils.clip_grad_norm_(self._trained, self.settings.clip_norm))
         if not math.isfinite(norm):
             raise self._not_finite(step, f"loss {total}, gradient norm {norm}", self.samples(step, beside))
         factor = lr_factor(step, self.settings)
@@ -190,32 +198,40 @@ class _Run:
 
     def save(self, step: int, conditions: Mapping[str, str]) -> None:
         """Raises TrainingError for weights that are not finite: a checkpoint is always sound."""
-        for name, parameter in self._held.items():
-            if not bool(torch.isfinite(parameter).all()):
-                raise TrainingError(
-                    f"after step {step} the weight {name} is not finite, so this step is not saved; the last "
-                    f"checkpoint in {self.folder} is sound. Try a lower learning rate."
-                )
-        groups: dict[str, dict[str, Tensor]] = {"model": dict(self._held), "optimiser": self._optimiser.state()}
+        groups: Groups = {"model": dict(self._held), "optimiser": self._optimiser.state()}
         if self.ema is not None:
             groups["ema"] = self.ema.state()
-        keep = self.settings.keep_checkpoints
-        save_checkpoint(self.folder, step, groups, conditions=conditions, keep=keep)
+        whole = self._ranks.whole(groups)
+
+        def write() -> None:
+            for name, parameter in whole["model"].items():
+                if not bool(torch.isfinite(parameter).all()):
+                    raise TrainingError(
+                        f"after step {step} the weight {name} is not finite, so this step is not saved; the last "
+                        f"checkpoint in {self.folder} is sound. Try a lower learning rate."
+                    )
+            save_checkpoint(self.folder, step, whole, conditions=conditions, keep=self.settings.keep_checkpoints)
+
+        self._ranks.on_first(write)
 
     def resume(self, beside: Company) -> int:
         """The step to go on from: that of the newest checkpoint, or 0."""
-        found = newest_checkpoint(self.folder, beside.say)
+        # The first sets damaged ones aside before the others look.
+        found = self._ranks.first_before_others(lambda: newest_checkpoint(self.folder, beside.say))
+        if not self._ranks.alike(found and found.step):
+            raise TrainingError(f"{self.folder} is not the same folder for every process of the run: share it")
         if found is None:
             self._forget_after(0)
             return 0
         _check_conditions(found, beside)
+        groups = {name: self._ranks.spread(group, self._held) for name, group in found.groups.items()}
         try:
             with torch.no_grad():
                 for name, parameter in self._held.items():
-                    parameter.copy_(found.groups["model"][name])
-            self._optimiser.load_state(found.groups["optimiser"])
+                    parameter.copy_(groups["model"][name])
+            self._optimiser.load_state(groups["optimiser"])
             if self.ema is not None:
-                self.ema.load_state(found.groups["ema"])
+                self.ema.load_state(groups["ema"])
         except (KeyError, RuntimeError) as error:
             raise TrainingError(
                 f"{found.path} belongs to a model of other sizes ({error}). Use another folder, or delete it."
@@ -225,6 +241,8 @@ class _Run:
 
     def log(self, report: Report) -> None:
         """A line in the run's log."""
+        if not self._ranks.is_first:
+            return
         about = {"step": report.step, "seconds": round(report.seconds, 4)} | report.values
         if report.samples:
             about["samples"] = list(report.samples)
@@ -234,7 +252,7 @@ class _Run:
     def _forget_after(self, step: int) -> None:
         """Steps that are going to be made again leave the log, and so does a line that a kill cut short."""
         path = self.folder / LOG
-        if path.exists():
+        if self._ranks.is_first and path.exists():
             lines = [line for line in path.read_text("utf-8").splitlines() if 0 < _step_of(line) <= step]
             with published(path) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())

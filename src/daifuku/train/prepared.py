@@ -22,9 +22,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daifuku.errors import CheckpointError, TrainingError
+from daifuku.errors import CheckpointError, InvalidRequest, TrainingError
 from daifuku.model.vae.encoder import Posterior
 from daifuku.weights.files import Entry, metadata, places, write_json, write_safetensors
+
+Bucket = tuple[int, int, int]
+"""Latent frames, rows and columns."""
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -54,8 +57,7 @@ class Shard:
     file: str
     """Path below the folder of the preparation."""
     sha256: str
-    bucket: tuple[int, int, int]
-    """Latent frames, height and width."""
+    bucket: Bucket
     samples: tuple[Sample, ...]
 
 
@@ -110,10 +112,10 @@ class ShardReader:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What was prepared there. Raises TrainingError where there is none, or it is damaged."""
+    """What was prepared there. Raises InvalidRequest where there is none, TrainingError where it is damaged."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise TrainingError(f"there is no {path}. `daifuku prepare VIDEOS {folder}` writes one when all is done.")
+        raise InvalidRequest(f"there is no {path}. `daifuku prepare VIDEOS {folder}` writes one when all is done.")
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ValueError("it is too large")

@@ -27,6 +27,7 @@ from daifuku.train.loop import Company, LoopSettings, Report, train
 from daifuku.train.lora import add_lora
 from daifuku.train.muon import OptimiserSettings
 from daifuku.train.outputs import Outcome, write_outcome
+from daifuku.train.ranks import ALONE, Ranks
 from daifuku.train.recompute import recompute
 from daifuku.version import VERSION
 from daifuku.weights.identity import part_identities
@@ -55,6 +56,7 @@ class Task:
     folders: tuple[PreparedFolder, ...]
     measured: tuple[Sample, ...]
     """What it is measured on."""
+    ranks: Ranks = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -66,16 +68,20 @@ class Task:
 
     def conditions(self) -> dict[str, str]:
         """All that has to be the same for the run to go on bit for bit."""
-        about = machine_conditions(self.device) | {"base": str(self.parts.identity())}
+        about = machine_conditions(self.device, self.ranks) | {"base": str(self.parts.identity())}
         data = zip(self.folders, self.config.data, strict=True)
         about |= {f"data.{i}": f"{folder.fingerprint} x {own.weight}" for i, (folder, own) in enumerate(data)}
         return about | self.config.conditions()
 
+    def with_whole(self, do: Callable[[AsymmDiT], object]) -> None:
+        """`do` is given the transformer as it is now, whole, in the first process; the others wait."""
+        self.ranks.with_whole(self.dit, lambda: _transformer(self.config, self.parts, self.parts.sizes().dit), do)
 
-def open_task(config: TrainConfig) -> Task:
+
+def open_task(config: TrainConfig, ranks: Ranks = ALONE) -> Task:
     """Finds and reads everything. Raises InvalidRequest for what does not go together, before the first step."""
     own = config.model
-    parts = load_parts(own.name, device=config.compute.device, revision=own.revision, variant=own.variant)
+    parts = load_parts(own.name, device=ranks.device(config.compute.device), revision=own.revision, variant=own.variant)
     found = BUILT_IN_FOLDER if own.name == BUILT_IN else own.name
     files = locate(found, revision=own.revision, variant=own.variant)
     folders = tuple(open_prepared(each.folder) for each in config.data)
@@ -87,8 +93,8 @@ def open_task(config: TrainConfig) -> Task:
     sizes = parts.sizes().dit
     for folder in (*folders, *([measured] if measured else [])):
         _check_fits(folder, sizes)
-    dit = _transformer(config, parts, sizes)
-    longest = max(count.stop - count.start for folder in folders for s in folder.samples for count in s.captions)
+    dit = ranks.sharded(_transformer(config, parts, sizes))
+    longest = max(count for folder in folders for sample in folder.samples for count in sample.num_tokens)
     if config.compute.compile:
         dit.text_multiple = longest
     return Task(
@@ -108,6 +114,7 @@ def open_task(config: TrainConfig) -> Task:
         batches=batches,
         folders=folders,
         measured=measured.samples[: config.validation.num_samples] if measured else (),
+        ranks=ranks,
     )
 
 
@@ -139,7 +146,7 @@ def run_task(
         say("the original layout holds no magnitudes, so this DoRA comes out for diffusers and ComfyUI alone")
     company = Company(
         samples=task.batches.ids,
-        show=None if show is None or not clips.prompts else lambda step: show(step, _with_dit(task)),
+        show=None if show is None or not clips.prompts else partial(_show, task, show),
         show_every=clips.every,
         stop=stop,
         say=say,
@@ -148,12 +155,11 @@ def run_task(
     )
     last: Report | None = None
     measure = validate if task.measured else None
-    for last in train(task.dit, loss, loop_settings(config), folder, validate=measure, company=company):
+    rules = loop_settings(config)
+    for last in train(task.dit, loss, rules, folder, validate=measure, company=company, ranks=task.ranks):
         yield with_cost(last, task.device)
     if last is None or last.step == config.schedule.steps:
-        outcome = Outcome(dit=task.dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
-        for path in write_outcome(outcome, folder):
-            say(f"wrote {path}")
+        task.with_whole(partial(_write, task, say))
 
 
 def make_folder(folder: Path) -> Path:
@@ -165,14 +171,14 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def machine_conditions(device: torch.device) -> dict[str, str]:
+def machine_conditions(device: torch.device, ranks: Ranks = ALONE) -> dict[str, str]:
     """What of the machine and its software decides the last bits."""
     return {
         "daifuku": VERSION,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": str(torch.get_num_threads()),
-        "world_size": "1",
+        "world_size": ranks.describe(),
     }
 
 
@@ -265,6 +271,20 @@ def _check_fits(folder: PreparedFolder, sizes: DiTConfig) -> None:
         )
 
 
+def _show(task: Task, show: ShowClips, step: int) -> None:
+    """Shows the model with the transformer as it is now."""
+    task.with_whole(
+        lambda dit: show(step, replace(task.parts, dit=lambda run, device, deltas=None: dit, identity=lambda: None))
+    )
+
+
+def _write(task: Task, say: Say, dit: AsymmDiT) -> None:
+    config = task.config
+    outcome = Outcome(dit=dit, config=config, files=task.files, model=task.parts.info, folders=task.folders)
+    for path in write_outcome(outcome, config.output):
+        say(f"wrote {path}")
+
+
 def _other_networks(task: Task) -> Iterator[str]:
     """What is worth saying about data that other files encoded than this model's: those may hold the same weights."""
     own = part_identities(task.files)
@@ -275,8 +295,3 @@ def _other_networks(task: Task) -> Iterator[str]:
                     f"warning: {folder.path} was encoded by a {words} of other files than this model's; unless they "
                     "hold the same weights, prepare it with the model that is trained"
                 )
-
-
-def _with_dit(task: Task) -> Parts:
-    """The model with the transformer as it is now."""
-    return replace(task.parts, dit=lambda run, device, deltas=None: task.dit, identity=lambda: None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daifuku.errors import TrainingError
+from daifuku.errors import InvalidRequest, TrainingError
 from daifuku.model.vae.encoder import Posterior
 from daifuku.train.prepared import (
     MANIFEST,
@@ -116,7 +116,7 @@ def test_a_manifest_that_makes_no_sense_is_named(folder: Path, change) -> None:
 
 
 def test_without_a_manifest_the_way_to_one_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="daifuku prepare"):
+    with pytest.raises(InvalidRequest, match="daifuku prepare"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(TrainingError, match="damaged"):
