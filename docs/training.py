@@ -30,6 +30,9 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
         inner = sections_of(field.annotation)
         if inner == [LoraSection]:
             yield from _rows(KindSection, f"{prefix}{name}.KIND.")
+            own = {key: field for key, field in LoraSection.model_fields.items() if not sections_of(field.annotation)}
+            for key, field in own.items():
+                yield f"{prefix}{name}.{key}", _default(field), field.description or ""
         elif inner:
             many = "tuple" in str(field.annotation)
             yield from _rows(inner[0], f"{prefix}{name}{'[]' if many else ''}.")

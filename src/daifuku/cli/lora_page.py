@@ -37,6 +37,8 @@ class LoraDescription:
     ranks: Mapping[str, int]
     """Modules of the file by their rank."""
     alphas: Mapping[str, int]
+    num_doras: int
+    """Modules of the file that have magnitudes, as those of a DoRA do."""
     dtypes: Sequence[str]
     trigger_words: Sequence[str]
     about: Mapping[str, str]
@@ -56,6 +58,7 @@ def describe_lora(path: str) -> LoraDescription:
         modules=dict(Counter(re.sub(r"^blocks\.\d+\.", "", layer) for layer in lora.deltas)),
         ranks={str(rank): count for rank, count in sorted(lora.ranks.items())},
         alphas={"not told" if alpha is None else f"{alpha:g}": count for alpha, count in lora.alphas.items()},
+        num_doras=lora.num_doras,
         dtypes=lora.dtypes,
         trigger_words=trigger_words(lora.metadata),
         about={key: values[0] for key, values in told.items() if values},
@@ -93,7 +96,7 @@ def lora_page(found: LoraDescription) -> str:
         "trigger words": "; ".join(found.trigger_words) or "none named",
         **found.about,
     }
-    lines = [f"{Path(found.file).name}: a LoRA", f"  {'at':<15} {found.file}"]
+    lines = [f"{Path(found.file).name}: a {'DoRA' if found.num_doras else 'LoRA'}", f"  {'at':<15} {found.file}"]
     lines += [f"  {name:<15} {_shown(value)}" for name, value in facts.items()]
     lines += ["", f"changes {sum(found.modules.values())} layers"]
     lines += [f"  {count:>5}  {kind}" for kind, count in found.modules.items()]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from daifuku.config import DiTConfig
 from daifuku.model.dit import AsymmDiT
+from daifuku.runtime.quantiser import QuantisedLinear
 from daifuku.values import Loras
 from daifuku.weights.encoded_linear import EncodedLinear
-from daifuku.weights.lora import Deltas, LowRank, combined, linear_shapes, merged, read_lora
+from daifuku.weights.lora import Deltas, combined, linear_shapes, read_lora
+from daifuku.weights.low_rank import LowRank, merged
 
 Read = Callable[[str], Tensor]
 """A tensor of the transformer by its name."""
@@ -59,7 +61,11 @@ def merged_tensors(tensors: Mapping[str, Tensor], deltas: Deltas) -> dict[str, T
 
 
 class LiveLinear(nn.Module):
-    """Takes the place of a linear layer, quantised or not, and adds what LoRAs do: layer(x) + up(down(x))."""
+    """Takes the place of a linear layer, quantised or not, and adds what LoRAs do: layer(x) + up(down(x)).
+
+    DoRAs scale the layer's answer too. They measure the weight that the layer stands for, once, and where it streams,
+    when it is first there.
+    """
 
     def __init__(self, layer: nn.Module, delta: LowRank, like: Tensor) -> None:
         super().__init__()
@@ -67,10 +73,35 @@ class LiveLinear(nn.Module):
         for kind in ("_parameters", "_buffers", "_modules"):
             self.__dict__[kind] = layer.__dict__[kind]
         self._layer = (layer,)
+        self._delta, self._like = delta, like.detach()
+        self._more: Tensor | None = None
         self._down, self._up = delta.down.to(like), delta.up.to(like)
+        self._measured = not delta.doras
+        if not any(tensor.is_meta for tensor in layer.state_dict().values()):
+            self._measure()
+
+    def _measure(self) -> None:
+        if self._measured:
+            return
+        change = self._delta.on(_weight(self._layer[0]))
+        self._more, self._down, self._up = (t.to(self._like) for t in (change.more, change.down, change.up))
+        self._measured = True
 
     def forward(self, x: Float[Tensor, "*shape cols"]) -> Float[Tensor, "*shape rows"]:
-        return self._layer[0](x) + F.linear(F.linear(x, self._down), self._up)
+        self._measure()
+        found = self._layer[0](x)
+        if self._more is not None:
+            bias = self._layer[0].bias
+            own = found if bias is None else found - bias
+            # 1 + more would round more away in half precision.
+            found = torch.addcmul(found, own, self._more)
+        return found + F.linear(F.linear(x, self._down), self._up)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    if isinstance(layer, EncodedLinear | QuantisedLinear):
+        return layer.dequantised(torch.float32)
+    return layer.get_parameter("weight")
 
 
 @contextmanager

@@ -109,6 +109,8 @@ class LoraSection(Section):
     text_out: KindSection = KindSection()
     video_mlp: KindSection = KindSection(rank=0)
     text_mlp: KindSection = KindSection(rank=0)
+    dora: bool = False
+    """Learns directions and lengths of the weights' rows apart: a DoRA, which costs a norm of each weight in a step."""
 
     @model_validator(mode="after")
     def _has_one(self) -> "LoraSection":
@@ -118,7 +120,7 @@ class LoraSection(Section):
 
     @property
     def kinds(self) -> dict[str, KindSection]:
-        return {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in self if isinstance(value, KindSection)}
 
 
 class SigmaSection(Section):

@@ -29,7 +29,7 @@ LAYERS = {
 }
 """What the layers of a kind are called inside a block."""
 
-_MATRIX = re.compile(rf"(?P<layer>.+)\.lora_(?P<side>[AB])\.{ADAPTER}\.weight")
+_TRAINED = re.compile(rf"(?P<layer>.+)\.lora_(?P<role>A|B|magnitude_vector)\.{ADAPTER}\.weight")
 
 
 class FrozenLinear(nn.Module):
@@ -45,8 +45,12 @@ class FrozenLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Where PEFT looks for the device of a layer."""
-        return next(self.layer.buffers())
+        """What the layer stands for: PEFT looks for its device, and of a DoRA for the norms of its rows."""
+        return self.layer.dequantised(torch.float32)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
 
     def forward(self, x: Float[Tensor, "*shape cols"]) -> Float[Tensor, "*shape rows"]:
         return _Through.apply(x, self.layer)  # pyright: ignore[reportReturnType]
@@ -63,10 +67,11 @@ class _Through(torch.autograd.Function):
         return gradient @ ctx.layer.dequantised(gradient.dtype), None
 
 
-def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> AsymmDiT:
+def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int, *, dora: bool = False) -> AsymmDiT:
     """Freezes the transformer and puts PEFT's LoRA layers, in float32, around the layers of these kinds.
 
-    A new LoRA changes nothing: its second matrix is zero. Raises InvalidRequest where PEFT is not installed.
+    A new LoRA changes nothing: its second matrix is zero, and of a DoRA the magnitudes are those of the weight. Raises
+    InvalidRequest where PEFT is not installed, and for a DoRA of a weight with rows of zeros.
     """
     try:
         with quiet():
@@ -86,6 +91,7 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
         target_modules="|".join(patterns.values()),
         rank_pattern={patterns[name]: kind.rank for name, kind in wanted.items()},
         alpha_pattern={patterns[name]: kind.alpha for name, kind in wanted.items()},
+        use_dora=dora,
     )
     config._register_custom_module({FrozenLinear: Linear})
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), quiet():
@@ -96,6 +102,8 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int) -> Asym
     for parameter in dit.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if dora:
+        _measure_exactly(dit)
     return dit
 
 
@@ -114,14 +122,32 @@ def without_lora(dit: AsymmDiT) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def _measure_exactly(dit: AsymmDiT) -> None:
+    """Magnitudes from weights in float32: PEFT rounds them as the weights are rounded, and is then off from the start.
+
+    A weight's row of zeros has no direction, and PEFT divides by its norm.
+    """
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in dit.named_modules() if hasattr(m, "lora_magnitude_vector")]
+    for name, layer in layers:
+        norms = torch.linalg.norm(layer.get_base_layer().weight.detach().float(), dim=1)
+        if not norms.all():
+            kind = next(kind for kind, pattern in LAYERS.items() if re.search(pattern, name))
+            raise InvalidRequest(
+                f"the weight of {name} has rows of zeros, which have no direction that a DoRA could keep: leave it out "
+                f"with lora.{kind}.rank = 0, or train with lora.dora = false"
+            )
+        layer.lora_magnitude_vector[ADAPTER].weight.data = norms
+
+
 def lora_pairs(dit: AsymmDiT) -> dict[str, Pair]:
-    """The matrices of a trained LoRA by the layers of ours that they change, in float32 on the CPU."""
-    sides: dict[str, dict[str, Tensor]] = {}
+    """What a LoRA learnt, by the layers of ours that it changes, in float32 on the CPU."""
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, parameter in dit.named_parameters():
-        if found := _MATRIX.fullmatch(name):
-            sides.setdefault(found["layer"], {})[found["side"]] = parameter.detach().float().cpu()
+        if found := _TRAINED.fullmatch(name):
+            layers.setdefault(found["layer"], {})[found["role"]] = parameter.detach().float().cpu()
     pairs: dict[str, Pair] = {}
-    for layer, matrices in sides.items():
+    for layer, trained in layers.items():
         alpha: Any = dit.get_submodule(layer).lora_alpha
-        pairs[layer] = Pair(down=matrices["A"], up=matrices["B"], alpha=float(alpha[ADAPTER]))
+        magnitude = trained.get("magnitude_vector")
+        pairs[layer] = Pair(down=trained["A"], up=trained["B"], alpha=float(alpha[ADAPTER]), magnitude=magnitude)
     return pairs

@@ -55,8 +55,8 @@ def _write_lora(outcome: Outcome, folder: Path) -> Iterator[Path]:
     about = {"base_model": outcome.model.name, "trained_by": f"daifuku {VERSION}"}
     layouts: tuple[LoraTarget, ...] = ("diffusers", "comfy", "original")
     kinds = outcome.config.lora.kinds
-    if kinds["video_mlp"].rank or kinds["text_mlp"].rank:
-        # The original has no place for them.
+    if kinds["video_mlp"].rank or kinds["text_mlp"].rank or outcome.config.lora.dora:
+        # The original has no place for them, nor for magnitudes.
         layouts = layouts[:2]
     for layout in layouts:
         content = pairs_content(pairs, layout, about=about)

@@ -146,6 +146,8 @@ def run_task(
     clips = config.watch.clips
     for notice in _other_networks(task):
         say(notice)
+    if config.lora.dora:
+        say("the original layout holds no magnitudes, so this DoRA comes out for diffusers and ComfyUI alone")
     company = Company(
         samples=task.batches.ids,
         show=None if show is None or not clips.prompts else partial(_show, task, show),
@@ -235,7 +237,7 @@ def _transformer(config: TrainConfig, parts: Parts, sizes: DiTConfig) -> AsymmDi
         dtype = compute.precision if lora else "float32"
         dit = parts.dit(RuntimeConfig(dtype=dtype, quantise=compute.quantise, kernel=None), device)
         if lora:
-            add_lora(dit, config.lora.kinds, config.seed)
+            add_lora(dit, config.lora.kinds, config.seed, dora=config.lora.dora)
         else:
             # Weights may still be views of their file.
             place(dit, device)

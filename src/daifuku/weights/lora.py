@@ -4,18 +4,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from daifuku.errors import CheckpointError, ModelNotFound
 from daifuku.weights.files import damaged, metadata, places
 from daifuku.weights.lora_names import (
+    PEFT_MAGNITUDE,
     LoraLayout,
     Role,
     Slot,
@@ -26,6 +26,7 @@ from daifuku.weights.lora_names import (
     without_prefix,
 )
 from daifuku.weights.lora_scale import Alphas, number, read_alphas
+from daifuku.weights.low_rank import Dora, LowRank, merged
 
 FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """What PEFT and diffusers call the file in a folder."""
@@ -36,14 +37,6 @@ NUM_SHOWN = 3
 
 Mismatches = dict[str, str]
 """Why a module does not match, by its name in the file."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LowRank:
-    """What is added to the weight of a layer: up @ down."""
-
-    down: Float[Tensor, "rank cols"]
-    up: Float[Tensor, "rows rank"]
 
 
 Deltas = Mapping[str, LowRank]
@@ -63,6 +56,8 @@ class Lora:
     """Modules of the file by their rank."""
     alphas: Mapping[float | None, int]
     """Modules of the file by their alpha; None where nothing tells it."""
+    num_doras: int
+    """Modules of the file that have a magnitude."""
     dtypes: tuple[str, ...]
     metadata: Mapping[str, str]
     fingerprint: str
@@ -77,6 +72,7 @@ class _Part:
     up: Tensor
     alpha: float | None
     scale: float
+    magnitude: Tensor | None
 
 
 def lora_file(path: str | Path) -> Path:
@@ -117,15 +113,15 @@ def fingerprint(path: str | Path) -> str:
 def read_lora(path: str | Path) -> Lora:
     """Reads a LoRA of any layout; its tensors' names and its metadata tell which.
 
-    Raises ModelNotFound where there is none, and CheckpointError for a pickle, a damaged file, what is no plain LoRA,
-    and a file of which any module is unknown, has no partner or the wrong shape.
+    Raises ModelNotFound where there is none, and CheckpointError for a pickle, a damaged file, what is neither LoRA nor
+    DoRA, and a file of which any module is unknown, has no partner or the wrong shape.
     """
     file = lora_file(path)
     names = places(file)
     if (kind := other_kind(names)) is not None:
         raise CheckpointError(
-            f"{file} is {kind}, and only plain LoRAs can be used. Merge it into the model with the tool that it comes "
-            "from, or extract a LoRA from it there"
+            f"{file} is {kind}, and only LoRAs and DoRAs can be used. Merge it into the model with the tool that it "
+            "comes from, or extract a LoRA from it there"
         )
     config = _peft_config(file)
     about = metadata(file)
@@ -137,7 +133,9 @@ def read_lora(path: str | Path) -> Lora:
     prefixes = {module: without_prefix(module) for module in modules}
     known = slots(bare for bare, _ in prefixes.values())
     wrong |= {module: "no layer of the transformer" for module in modules if prefixes[module][0] not in known}
-    wrong |= _incomplete(modules, {name: place.shape for name, place in names.items()})
+    # PEFT gives a magnitude to all modules or to none; elsewhere each module may be the one or the other.
+    all_doras = alphas.dora or any(PEFT_MAGNITUDE in name for name in names)
+    wrong |= _incomplete(modules, {name: place.shape for name, place in names.items()}, all_doras=all_doras)
     if wrong or not modules:
         raise _mismatch(file, wrong, len(modules))
     tensors = _read(file)
@@ -156,6 +154,7 @@ def read_lora(path: str | Path) -> Lora:
         theirs={layer: ", ".join(names) for layer, names in layers.items()},
         ranks=Counter(part.down.shape[0] for part in parts.values()),
         alphas=Counter(part.alpha for part in parts.values()),
+        num_doras=sum(part.magnitude is not None for part in parts.values()),
         dtypes=tuple(sorted({place.dtype for name, place in names.items() if not name.endswith(".alpha")})),
         metadata=about | {key: str(config[key]) for key in ("base_model_name_or_path",) if config.get(key)},
         fingerprint=fingerprint(file),
@@ -172,23 +171,24 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 def combined(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, tuple[int, int]]) -> dict[str, LowRank]:
     """What several LoRAs, each with its strength, add to a model: at strength 0 nothing at all.
 
+    A DoRA measures the model's own weights, so the order makes no difference.
+
     `shapes` are the [rows, cols] of its layers. Raises CheckpointError where one does not fit them.
     """
     found: dict[str, list[LowRank]] = {}
     for lora, strength in loras:
         _check_fits(lora, shapes)
         for layer, delta in lora.deltas.items() if strength else ():
-            found.setdefault(layer, []).append(LowRank(down=delta.down, up=delta.up * strength))
+            doras = tuple(replace(dora, strength=strength) for dora in delta.doras)
+            found.setdefault(layer, []).append(LowRank(down=delta.down, up=delta.up * strength, doras=doras))
     return {
-        layer: LowRank(down=torch.cat([one.down for one in each]), up=torch.cat([one.up for one in each], dim=1))
+        layer: LowRank(
+            down=torch.cat([one.down for one in each]),
+            up=torch.cat([one.up for one in each], dim=1),
+            doras=tuple(dora for one in each for dora in one.doras),
+        )
         for layer, each in found.items()
     }
-
-
-def merged(weight: Float[Tensor, "rows cols"], delta: LowRank) -> Float[Tensor, "rows cols"]:
-    """A new weight: the sum in float32, rounded once."""
-    down, up = delta.down.to(weight.device), delta.up.to(weight.device)
-    return torch.addmm(weight.detach().float(), up, down).to(weight.dtype)
 
 
 def merge(model: nn.Module, deltas: Deltas) -> None:
@@ -239,8 +239,10 @@ def _layout(modules: Iterable[tuple[str, LoraLayout | None]]) -> LoraLayout:
     return "diffusers" if any(name.startswith("transformer_blocks.") for name, _ in modules) else "original"
 
 
-def _incomplete(modules: Mapping[str, Mapping[Role, str]], shapes: Mapping[str, Sequence[int]]) -> Mismatches:
-    """Modules whose matrices are missing, or do not go together."""
+def _incomplete(
+    modules: Mapping[str, Mapping[Role, str]], shapes: Mapping[str, Sequence[int]], *, all_doras: bool
+) -> Mismatches:
+    """Modules whose matrices, or magnitudes, are missing or do not go together."""
     wrong: Mismatches = {}
     for module, roles in modules.items():
         if "down" not in roles or "up" not in roles:
@@ -252,6 +254,10 @@ def _incomplete(modules: Mapping[str, Mapping[Role, str]], shapes: Mapping[str, 
         flat = len(down) >= 2 and len(up) >= 2 and {*down[2:], *up[2:]} <= {1}
         if not flat or down[0] != up[1] or not down[0]:
             wrong[module] = f"its matrices {list(up)} and {list(down)} do not go together"
+        elif "magnitude" in roles and tuple(shape := shapes[roles["magnitude"]]) not in ((up[0],), (up[0], 1)):
+            wrong[module] = f"its magnitudes {list(shape)} are not one for each of its {up[0]} outputs"
+        elif all_doras and "magnitude" not in roles:
+            wrong[module] = "has no magnitude, and all modules of a DoRA have one"
     return wrong
 
 
@@ -269,7 +275,11 @@ def _part(file: Path, slot: Slot, module: str, alphas: Alphas, tensors: Mapping[
         alpha = number(tensors["alpha"].item()) if "alpha" in tensors else alphas.of(without_prefix(module)[0])
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file}: the alpha of {module} is no number ({error})") from error
-    return _Part(slot=slot, down=down, up=up, alpha=alpha, scale=alphas.scale(alpha, down.shape[0]))
+    magnitude = tensors["magnitude"].flatten() if "magnitude" in tensors else None
+    if magnitude is not None and not magnitude.isfinite().all():
+        raise CheckpointError(f"{file}: a magnitude of {module} is no number")
+    scale = alphas.scale(alpha, down.shape[0])
+    return _Part(slot=slot, down=down, up=up, alpha=alpha, scale=scale, magnitude=magnitude)
 
 
 def _stacked(file: Path, parts: Mapping[str, _Part]) -> LowRank:
@@ -282,12 +292,19 @@ def _stacked(file: Path, parts: Mapping[str, _Part]) -> LowRank:
         raise CheckpointError(f"{file}: {', '.join(parts)} have different sizes")
     rows = each[0].up.shape[0]
     up = torch.zeros(rows * slot.num_parts, down.shape[0])
+    magnitude = torch.full((len(up),), torch.nan)
     start = 0
     for part in each:
-        rank = part.down.shape[0]
-        up[part.slot.part * rows : (part.slot.part + 1) * rows, start : start + rank] = part.up * part.scale
+        rank, own = part.down.shape[0], slice(part.slot.part * rows, (part.slot.part + 1) * rows)
+        up[own, start : start + rank] = part.up * part.scale
+        if part.magnitude is not None:
+            magnitude[own] = part.magnitude
         start += rank
-    return LowRank(down=down, up=torch.cat(up.chunk(2)[::-1]) if slot.swapped else up)
+    if slot.swapped:
+        up, magnitude = (torch.cat(tensor.chunk(2)[::-1]) for tensor in (up, magnitude))
+    if magnitude.isnan().all():
+        return LowRank(down=down, up=up)
+    return LowRank(down=down[:0], up=up[:, :0], doras=(Dora(down=down, up=up, magnitude=magnitude),))
 
 
 def _check_fits(lora: Lora, shapes: Mapping[str, tuple[int, int]]) -> None:

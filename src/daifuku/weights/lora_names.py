@@ -15,8 +15,8 @@ from daifuku.weights.names import name_table
 
 LoraLayout = Literal["original", "diffusers", "peft", "comfy", "kohya"]
 
-Role = Literal["down", "up", "alpha"]
-"""A change is up @ down, times alpha / rank. PEFT calls these matrices B and A."""
+Role = Literal["down", "up", "alpha", "magnitude"]
+"""A change is up @ down, times alpha / rank. PEFT calls these matrices B and A. A magnitude makes it a DoRA."""
 
 _PREFIXES: tuple[tuple[str, LoraLayout], ...] = (
     ("base_model.model.", "peft"),
@@ -33,8 +33,11 @@ _UP = r"lora_B|lora_up|lora\.up|lora_linear_layer\.up"
 _MATRIX = re.compile(rf"(?P<module>.+)\.(?:(?P<down>{_DOWN})|(?P<up>{_UP}))(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?")
 """PEFT may put the name of the adapter between the matrix and `.weight`."""
 
+PEFT_MAGNITUDE = "lora_magnitude_vector"
+
+_MAGNITUDE = re.compile(rf"(?P<module>.+)\.(?:dora_scale|{PEFT_MAGNITUDE}(?:\.(?!weight$)\w+)?(?:\.weight)?)")
+
 _OTHER_KINDS: tuple[tuple[str, str], ...] = (
-    ("DoRA", r"\.(dora_scale|lora_magnitude_vector)\b"),
     ("LoHa", r"\.hada_w\d"),
     ("LoKr", r"\.lokr_[wt]\d"),
     ("OFT", r"\.oft_"),
@@ -66,6 +69,8 @@ def role_of(name: str) -> tuple[str, Role] | None:
     """The module that a tensor belongs to, and what it is there; None for one that no LoRA has."""
     if name.endswith(".alpha"):
         return name.removesuffix(".alpha"), "alpha"
+    if found := _MAGNITUDE.fullmatch(name):
+        return found["module"], "magnitude"
     if (found := _MATRIX.fullmatch(name)) is None:
         return None
     return found["module"], "down" if found["down"] else "up"

@@ -1,4 +1,4 @@
-"""How strongly a LoRA was trained to act: what its metadata say about alpha."""
+"""How strongly a LoRA was trained to act: what its metadata say about alpha, and whether it is a DoRA."""
 
 import json
 import math
@@ -22,6 +22,8 @@ class Alphas:
     """PEFT's way: the first pattern that the end of a module's name matches."""
     by_root: bool = False
     """Rank-stabilised: divided by the root of the rank (Kalajdzievski, 2023, arXiv 2312.03732)."""
+    dora: bool = False
+    """Every module has to have a magnitude."""
 
     def of(self, module: str) -> float | None:
         """None where nothing is said: the change then counts as it is."""
@@ -64,9 +66,8 @@ def _of_peft(config: Mapping[str, Any]) -> Alphas:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise ValueError(f"it is {str(kind)[:80]!r}, no LoRA")
-    for key, what in (("use_dora", "DoRA"), ("lora_bias", "a LoRA with biases")):
-        if config.get(key):
-            raise ValueError(f"it is {what}, and only plain LoRAs can be used")
+    if config.get("lora_bias"):
+        raise ValueError("it is a LoRA with biases, which cannot be used")
     patterns = {str(key): number(value) for key, value in (config.get("alpha_pattern") or {}).items()}
     for pattern in patterns:
         if sum(map(pattern.count, "*+{")) > MAX_REPEATS or re.search(r"\)[*+{]", pattern):
@@ -74,7 +75,10 @@ def _of_peft(config: Mapping[str, Any]) -> Alphas:
         re.compile(pattern)
     alpha = config.get("lora_alpha")
     return Alphas(
-        usual=None if alpha is None else number(alpha), by_pattern=patterns, by_root=bool(config.get("use_rslora"))
+        usual=None if alpha is None else number(alpha),
+        by_pattern=patterns,
+        by_root=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")),
     )
 
 

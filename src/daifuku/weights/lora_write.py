@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,11 +32,13 @@ ABOUT_ALPHAS = ("kwargs", "lora_adapter_metadata")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """Two matrices of a file: a change is up @ down, times alpha / rank."""
+    """Two matrices of a file: a change is up @ down, times alpha / rank. With a magnitude it is a DoRA."""
 
     down: Float[Tensor, "rank cols"]
     up: Float[Tensor, "rows rank"]
     alpha: float
+    magnitude: Float[Tensor, " rows"] | None = None
+    """Of a DoRA; nan for rows that have none."""
 
     @property
     def rank(self) -> int:
@@ -44,6 +47,15 @@ class Pair:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it is a DoRA for some of its rows only."""
+        return self.magnitude is not None and bool(self.magnitude.isnan().any())
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.magnitude is None and not self.up.any()
 
     def same_input(self, other: "Pair") -> bool:
         """Whether both could be one, with more rows."""
@@ -61,7 +73,8 @@ class LoraFile:
 def lora_content(lora: Lora, to: LoraTarget, dtype: torch.dtype | None = None) -> LoraFile:
     """The file of a layout that changes the same layers in the same way. `dtype` None keeps the precision.
 
-    Raises InvalidRequest for layers that the original layout has no place for.
+    Raises InvalidRequest for what the layout has no place for: most layers and magnitudes in the original, and in
+    others what is a DoRA in part.
     """
     fused = {layer: _fused(parts) for layer, parts in _read(lora).items()}
     about = {key: value for key, value in metadata(lora.path).items() if key not in (*ABOUT_ALPHAS, "format")}
@@ -80,13 +93,17 @@ def pairs_content(
     about = dict(about)
     if to == "diffusers":
         pairs = {name: pair for layer, pair in fused.items() for name, pair in _named(layer, pair, "diffusers")}
+        _check_magnitudes(pairs, to, called)
         entries = _entries(pairs, "transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight", dtype)
+        entries += _magnitudes(pairs, "transformer.{}.lora_magnitude_vector", dtype)
         about["lora_adapter_metadata"] = json.dumps(_peft(pairs), sort_keys=True)
         return LoraFile(entries=tuple(entries), metadata=about)
     pairs = {name: pair for layer, pair in fused.items() for name, pair in _named(layer, pair, "original")}
+    _check_magnitudes(pairs, to, called)
     if to == "comfy":
         prefix = "diffusion_model.{}"
         entries = _entries(pairs, f"{prefix}.lora_down.weight", f"{prefix}.lora_up.weight", dtype)
+        entries += _magnitudes(pairs, f"{prefix}.dora_scale", dtype, one_each="rows -> rows 1")
         for name, pair in pairs.items():
             alpha = torch.tensor(pair.alpha)
             entries.append(_entry(f"{prefix.format(name)}.alpha", alpha, None))
@@ -117,7 +134,9 @@ def _read(lora: Lora) -> dict[str, list[tuple[Slot, Pair]]]:
         # Divided by the root of the rank elsewhere, and by the rank in every layout that is written.
         alpha = float(alpha) if alpha is not None and not alphas.by_root else alphas.scale(alpha, rank) * rank
         slot = known[bare[module]]
-        layers.setdefault(slot.layer, []).append((slot, Pair(down=down, up=up, alpha=alpha)))
+        magnitude = tensors["magnitude"].flatten() if "magnitude" in tensors else None
+        pair = Pair(down=down, up=up, alpha=alpha, magnitude=magnitude)
+        layers.setdefault(slot.layer, []).append((slot, pair))
     return layers
 
 
@@ -128,7 +147,7 @@ def _fused(parts: Sequence[tuple[Slot, Pair]]) -> Pair:
     """
     slot, first = parts[0]
     if slot.num_parts == 1:
-        return replace(first, up=_halves_swapped(first.up)) if slot.swapped else first
+        return _halves_swapped(first) if slot.swapped else first
     by_part = {slot.part: pair for slot, pair in parts}
     shared = all(first.same_input(pair) for pair in by_part.values())
     pairs = list(by_part.values()) if shared else _same_scale(list(by_part.values()))
@@ -141,7 +160,8 @@ def _fused(parts: Sequence[tuple[Slot, Pair]]) -> Pair:
         up[part * rows : (part + 1) * rows, start : start + pair.rank] = pair.up
         start += 0 if shared else pair.rank
     down = first.down if shared else torch.cat([by_part[part].down for part in sorted(by_part)])
-    return Pair(down=down, up=up, alpha=first.alpha if shared else pairs[0].scale * rank)
+    alpha = first.alpha if shared else pairs[0].scale * rank
+    return Pair(down=down, up=up, alpha=alpha, magnitude=_stacked_magnitudes(by_part, rows, slot.num_parts))
 
 
 def _named(layer: str, pair: Pair, layout: Layout) -> list[tuple[str, Pair]]:
@@ -152,20 +172,24 @@ def _named(layer: str, pair: Pair, layout: Layout) -> list[tuple[str, Pair]]:
     num_blocks = block + (1 if last else 2)
     stored = name_table("dit", layout, (f"blocks.{i}." for i in range(num_blocks))).stored(layer)
     if stored.swapped:
-        return [(stored.names[0], replace(pair, up=_halves_swapped(pair.up)))]
+        return [(stored.names[0], _halves_swapped(pair))]
     parts = zip(stored.names, _split(pair, len(stored.names)), strict=True)
-    return [(name, part) for name, part in parts if part.rank]
+    return [(name, part) for name, part in parts if part.rank and not (pair.mixed and part.changes_nothing)]
 
 
 def _split(pair: Pair, num_parts: int) -> list[Pair]:
     """The parts of a change by the rows that they are for; those that took turns along the rank are separate again."""
     ups = pair.up.chunk(num_parts)
+    magnitudes = [None] * num_parts if pair.magnitude is None else pair.magnitude.chunk(num_parts)
+    magnitudes = [None if m is None or m.isnan().all() else m for m in magnitudes]
     used = torch.stack([up.any(dim=0) for up in ups])
-    if num_parts == 1 or not used.any(dim=0).all() or (used.sum(dim=0) > 1).any():
-        return [replace(pair, up=up) for up in ups]
+    # A magnitude changes a part whose second matrix is all zeros too.
+    without = any(m is not None and not columns.any() for m, columns in zip(magnitudes, used, strict=True))
+    if num_parts == 1 or without or not used.any(dim=0).all() or (used.sum(dim=0) > 1).any():
+        return [replace(pair, up=up, magnitude=m) for up, m in zip(ups, magnitudes, strict=True)]
     return [
-        Pair(down=pair.down[columns], up=up[:, columns], alpha=pair.scale * int(columns.sum()))
-        for up, columns in zip(ups, used, strict=True)
+        Pair(down=pair.down[columns], up=up[:, columns], alpha=pair.scale * int(columns.sum()), magnitude=m)
+        for up, columns, m in zip(ups, used, magnitudes, strict=True)
     ]
 
 
@@ -174,8 +198,7 @@ def _same_scale(pairs: Sequence[Pair]) -> list[Pair]:
     if len({pair.scale for pair in pairs}) <= 1:
         return list(pairs)
     return [
-        Pair(down=pair.down, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=float(pair.rank))
-        for pair in pairs
+        replace(pair, up=(pair.up.float() * pair.scale).to(pair.up.dtype), alpha=float(pair.rank)) for pair in pairs
     ]
 
 
@@ -210,8 +233,38 @@ def _widened(pair: Pair, rank: int, alpha: float) -> Pair:
     return Pair(down=down, up=torch.cat([pair.up, pair.up.new_zeros(pair.up.shape[0], more)], dim=1), alpha=alpha)
 
 
-def _halves_swapped(up: Tensor) -> Tensor:
-    return torch.cat(up.chunk(2)[::-1])
+def _halves_swapped(pair: Pair) -> Pair:
+    magnitude = None if pair.magnitude is None else torch.cat(pair.magnitude.chunk(2)[::-1])
+    return replace(pair, up=torch.cat(pair.up.chunk(2)[::-1]), magnitude=magnitude)
+
+
+def _stacked_magnitudes(by_part: Mapping[int, Pair], rows: int, num_parts: int) -> Tensor | None:
+    """Of a whole layer, of which some parts may have none."""
+    given = {part: pair.magnitude for part, pair in by_part.items() if pair.magnitude is not None}
+    if not given:
+        return None
+    none = torch.full((rows,), torch.nan, dtype=next(iter(given.values())).dtype)
+    return torch.cat([given.get(part, none) for part in range(num_parts)])
+
+
+def _check_magnitudes(pairs: Mapping[str, Pair], to: LoraTarget, called: str) -> None:
+    """Raises InvalidRequest for a DoRA that a layout does not hold."""
+    doras = [name for name, pair in pairs.items() if pair.magnitude is not None]
+    if doras and to == "original":
+        raise InvalidRequest(
+            f"{called} is a DoRA, and the original layout holds no magnitudes: convert it to diffusers or comfy"
+        )
+    plain = sorted(set(pairs).difference(doras))
+    if doras and plain and to == "diffusers":
+        raise InvalidRequest(
+            f"{called} has magnitudes, but none for {', '.join(plain[:NUM_SHOWN])}, and in the diffusers layout all "
+            "changes have one or none has: convert it to comfy"
+        )
+    if mixed := [name for name, pair in pairs.items() if pair.mixed]:
+        raise InvalidRequest(
+            f"{called} has magnitudes for a part of {', '.join(mixed[:NUM_SHOWN])}, which the {to} layout has as a "
+            "whole: convert it to diffusers"
+        )
 
 
 def _peft(pairs: Mapping[str, Pair]) -> dict[str, Any]:
@@ -227,6 +280,7 @@ def _peft(pairs: Mapping[str, Pair]) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
+        "use_dora": any(pair.magnitude is not None for pair in pairs.values()),
     }
     return {f"transformer.{key}": value for key, value in config.items()}
 
@@ -237,6 +291,13 @@ def _entries(pairs: Mapping[str, Pair], down: str, up: str, dtype: torch.dtype |
         for name, pair in pairs.items()
         for pattern, tensor in ((down, pair.down), (up, pair.up))
     ]
+
+
+def _magnitudes(
+    pairs: Mapping[str, Pair], name: str, dtype: torch.dtype | None, *, one_each: str = "rows -> rows"
+) -> list[Entry]:
+    given = {module: pair.magnitude for module, pair in pairs.items() if pair.magnitude is not None}
+    return [_entry(name.format(module), rearrange(tensor, one_each), dtype) for module, tensor in given.items()]
 
 
 def _entry(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Entry:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import daifuku as package
 from daifuku.cli.lora_page import trigger_words
@@ -160,6 +160,15 @@ def test_a_lora_is_shown_with_what_a_user_needs_to_know(daifuku: Daifuku, lora: 
     assert found["layout"] == "comfy" and found["dtypes"] == ["F32"]
     assert found["ranks"] == {"4": 2 * num_blocks} and found["alphas"] == {"2": 2 * num_blocks}
     assert found["trigger_words"] == ["in the style of mochi"]
+
+
+def test_a_dora_is_shown_as_one(daifuku: Daifuku, lora: Path) -> None:
+    assert "a LoRA" in daifuku("info", lora).out
+    tensors = load_file(lora)
+    up = next(name for name in tensors if name.endswith("lora_B.weight"))
+    save_file(tensors | {up.replace("lora_B.weight", "dora_scale"): torch.ones(len(tensors[up]))}, "dora.safetensors")
+    assert "a DoRA" in daifuku("info", "dora.safetensors").out
+    assert daifuku("info", "dora.safetensors", "--json").json["num_doras"] == 1
 
 
 def test_without_a_phrase_the_most_frequent_tags_are_the_trigger_words() -> None:

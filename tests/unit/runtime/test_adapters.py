@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ from daifuku.runtime.modulation import tabulated
 from daifuku.runtime.quantiser import QuantisedLinear
 from daifuku.sample.guidance import Caption, conditioned
 from daifuku.weights.encoded_linear import EncodedLinear
-from daifuku.weights.lora import LowRank, linear_shapes, merge
+from daifuku.weights.lora import linear_shapes, merge
+from daifuku.weights.low_rank import Dora, LowRank, merged
 
 CPU = torch.device("cpu")
 SIGMA = 0.5
@@ -49,6 +51,23 @@ def adapters(parts: Parts) -> Adapters:
         if name in AROUND or name.endswith(KINDS):
             deltas[name] = LowRank(down=torch.randn(2, cols) / cols**0.5, up=0.3 * torch.randn(rows, 2))
     return Adapters(deltas=deltas, fingerprints=("a",), key=(("a", 1.0),))
+
+
+@pytest.fixture(scope="module", params=["LoRAs", "DoRAs"])
+def changes(request: pytest.FixtureRequest, parts: Parts, adapters: Adapters) -> Adapters:
+    """The same as DoRAs too, at half their strength and beside the LoRAs; some rows have no magnitude."""
+    if request.param == "LoRAs":
+        return adapters
+    dit = parts.dit(PLAIN, CPU)
+    generator = torch.Generator().manual_seed(3)
+    deltas = {}
+    for name, delta in adapters.deltas.items():
+        norms = dit.get_parameter(f"{name}.weight").detach().norm(dim=1)
+        magnitude = norms * (0.5 + torch.rand(len(norms), generator=generator))
+        magnitude[: len(norms) // 3] = torch.nan
+        dora = Dora(down=delta.down, up=delta.up, magnitude=magnitude, strength=0.5)
+        deltas[name] = replace(delta, doras=(dora,))
+    return replace(adapters, deltas=deltas)
 
 
 def caption(dit: AsymmDiT) -> Caption:
@@ -92,55 +111,55 @@ def decoded(layer: QuantisedLinear) -> nn.Linear:
     [{}, {"tabulate": True}, {"residency": "stream"}, {"residency": "stream", "tabulate": True}, {"chunk_tokens": 8}],
     ids=str,
 )
-def test_a_lora_acts_the_same_however_a_model_runs(parts: Parts, adapters: Adapters, change: dict, mode: str) -> None:
+def test_a_lora_acts_the_same_however_a_model_runs(parts: Parts, changes: Adapters, change: dict, mode: str) -> None:
     merged = parts.dit(PLAIN, CPU)
-    merge(merged, adapters.deltas)
+    merge(merged, changes.deltas)
     latent = torch.randn(1, 12, 2, 8, 8, generator=torch.Generator().manual_seed(2))
     expected = velocity(merged, caption(merged), latent)
     assert error(answer(parts, PLAIN), expected) > 0.1, "a LoRA that changes nothing shows nothing"
-    assert error(answer(parts, replace(PLAIN, lora_mode=mode, **change), adapters), expected) < 1e-5
+    assert error(answer(parts, replace(PLAIN, lora_mode=mode, **change), changes), expected) < 1e-5
 
 
 @pytest.mark.parametrize("quantiser", ["int8", "int4", "fp8_storage"])
 @pytest.mark.parametrize("change", [{}, {"tabulate": True}, {"residency": "stream", "tabulate": True}], ids=str)
 def test_on_quantised_weights_a_live_lora_stays_exact(
-    parts: Parts, adapters: Adapters, quantiser: str, change: dict
+    parts: Parts, changes: Adapters, quantiser: str, change: dict
 ) -> None:
     run = replace(PLAIN, quantise=quantiser, lora_mode="live", **change)
     plain = parts.dit(replace(run, residency="resident"), CPU)
-    for name in adapters.deltas:
+    for name in changes.deltas:
         layer = plain.get_submodule(name)
         if isinstance(layer, QuantisedLinear):
             plain.set_submodule(name, decoded(layer))
-    merge(plain, adapters.deltas)
+    merge(plain, changes.deltas)
     latent = torch.randn(1, 12, 2, 8, 8, generator=torch.Generator().manual_seed(2))
     said = caption(plain)
     if run.tabulate:
-        with tabulated(plain, [said], [SIGMA], merging(partial(parts.read, run), adapters.deltas)):
+        with tabulated(plain, [said], [SIGMA], merging(partial(parts.read, run), changes.deltas)):
             expected = velocity(plain, said, latent)
     else:
         expected = velocity(plain, said, latent)
-    assert error(answer(parts, run, adapters), expected) < 1e-5
+    assert error(answer(parts, run, changes), expected) < 1e-5
 
 
-def test_a_lora_that_is_merged_is_quantised_with_the_weights(parts: Parts, adapters: Adapters) -> None:
+def test_a_lora_that_is_merged_is_quantised_with_the_weights(parts: Parts, changes: Adapters) -> None:
     run = replace(PLAIN, quantise="int8", lora_mode="merged")
-    exact = answer(parts, replace(PLAIN, lora_mode="merged"), adapters)
-    assert 0 < error(answer(parts, run, adapters), exact) < 0.05
+    exact = answer(parts, replace(PLAIN, lora_mode="merged"), changes)
+    assert 0 < error(answer(parts, run, changes), exact) < 0.05
 
 
-def test_when_a_live_lora_has_gone_every_layer_is_its_own_again(parts: Parts, adapters: Adapters) -> None:
+def test_when_a_live_lora_has_gone_every_layer_is_its_own_again(parts: Parts, changes: Adapters) -> None:
     dit = parts.dit(PLAIN, CPU)
     before = dict(dit.named_modules())
-    with pytest.raises(ZeroDivisionError), live(dit, adapters.deltas, merged_before=False):
-        assert sum(isinstance(layer, LiveLinear) for layer in dit.modules()) == len(adapters.deltas)
+    with pytest.raises(ZeroDivisionError), live(dit, changes.deltas, merged_before=False):
+        assert sum(isinstance(layer, LiveLinear) for layer in dit.modules()) == len(changes.deltas)
         assert dit.state_dict().keys() == parts.dit(PLAIN, CPU).state_dict().keys()
         raise ZeroDivisionError
     assert dict(dit.named_modules()) == before
 
 
 def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_into(
-    parts: Parts, adapters: Adapters
+    parts: Parts, changes: Adapters
 ) -> None:
     dit = parts.dit(PLAIN, CPU)
 
@@ -150,7 +169,10 @@ def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_i
         def __init__(self, linear: nn.Linear) -> None:
             nn.Module.__init__(self)
             self.in_features, self.out_features = linear.in_features, linear.out_features
-            self.linear = linear
+            self.linear, self.bias = linear, linear.bias
+
+        def dequantised(self, dtype: torch.dtype) -> Tensor:
+            return self.linear.weight.to(dtype)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x)
@@ -159,12 +181,12 @@ def test_what_was_merged_is_not_added_again_but_for_layers_that_nothing_merges_i
     plain = dit.get_submodule(name)
     assert isinstance(plain, nn.Linear)
     dit.set_submodule(name, Kept(plain))
-    merge(dit, adapters.deltas)
+    merge(dit, changes.deltas)
     x = torch.randn(1, 3, plain.in_features)
-    delta = adapters.deltas[name]
-    with live(dit, adapters.deltas, merged_before=True), torch.no_grad():
+    expected = F.linear(x, merged(plain.weight, changes.deltas[name]), plain.bias)
+    with live(dit, changes.deltas, merged_before=True), torch.no_grad():
         assert sum(isinstance(layer, LiveLinear) for layer in dit.modules()) == 1
-        torch.testing.assert_close(dit.get_submodule(name)(x), plain(x) + x @ delta.down.T @ delta.up.T)
+        torch.testing.assert_close(dit.get_submodule(name)(x), expected)
 
 
 def test_merging_leaves_the_tensors_of_files_as_they_are(parts: Parts, adapters: Adapters) -> None:
@@ -225,7 +247,7 @@ from daifuku.config import RuntimeConfig
 from daifuku.runtime.adapters import live
 from daifuku.runtime.build import load_parts
 from daifuku.runtime.compile import compile_blocks
-from daifuku.weights.lora import LowRank
+from daifuku.weights.low_rank import Dora, LowRank
 
 parts = load_parts(device="cpu")
 run = RuntimeConfig(residency="resident", dtype="float32", quantise="none", kernel="sdpa", compile=False)
@@ -235,7 +257,9 @@ torch.manual_seed(0)
 
 def delta(rank):
     layer = eager.blocks[0].attention.video_qkv
-    return LowRank(down=torch.randn(rank, layer.in_features), up=torch.randn(layer.out_features, rank))
+    low_rank = {"down": torch.randn(rank, layer.in_features), "up": torch.randn(layer.out_features, rank)}
+    magnitude = torch.rand(layer.out_features)
+    return LowRank(**low_rank, doras=(Dora(**low_rank, magnitude=magnitude),) if rank == 3 else ())
 
 def run(dit):
     torch.manual_seed(1)

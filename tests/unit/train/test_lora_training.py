@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from daifuku.config import DiTConfig
+from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.quantiser import quantise
 from daifuku.train.config import KindSection, LoraSection, RecomputeSection
@@ -46,7 +47,9 @@ def stir(dit: AsymmDiT) -> AsymmDiT:
     """LoRAs that change something."""
     generator = torch.Generator().manual_seed(2)
     for parameter in dit.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.ndim == 1:
+            parameter.data *= 0.5 + torch.rand(len(parameter), generator=generator)
+        elif parameter.requires_grad:
             nn.init.normal_(parameter, std=0.1, generator=generator)
     return dit
 
@@ -56,6 +59,27 @@ def test_a_new_lora_changes_nothing_bit_for_bit_and_only_its_matrices_learn() ->
     dit = add_lora(awake_dit(), KINDS, seed=0)
     assert torch.equal(velocity(dit), before)
     assert {name.split(".")[-3] for name, p in dit.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_new_dora_changes_nothing_and_learns_a_magnitude_for_each_row(dtype: torch.dtype) -> None:
+    base = awake_dit().to(dtype).float()
+    before = velocity(base)
+    norms = base.get_parameter("blocks.0.attention.video_qkv.weight").norm(dim=1)
+    dit = add_lora(awake_dit().to(dtype), KINDS, seed=0, dora=True)
+    layer = dit.get_submodule("blocks.0.attention.video_qkv")
+    # In bfloat16 PEFT by itself starts with rounded norms, and so with another model.
+    assert torch.equal(layer.get_parameter("lora_magnitude_vector.default.weight"), norms)
+    assert torch.equal(velocity(dit.float()), before)
+    trained = {name.split(".")[-3] for name, p in dit.named_parameters() if p.requires_grad}
+    assert trained == {"lora_A", "lora_B", "lora_magnitude_vector"}
+
+
+def test_a_dora_of_a_weight_with_rows_of_zeros_is_refused_by_the_name_of_its_kind() -> None:
+    dit = awake_dit()
+    nn.init.zeros_(dit.get_parameter("blocks.0.text_mlp.down.weight")[3])
+    with pytest.raises(InvalidRequest, match=r"blocks\.0\.text_mlp\.down has rows of zeros.*lora\.text_mlp\.rank = 0"):
+        add_lora(dit, KINDS, seed=0, dora=True)
 
 
 def test_every_kind_has_its_own_rank_and_alpha() -> None:
@@ -81,8 +105,11 @@ def test_the_same_seed_gives_the_same_lora_and_leaves_the_random_state_alone() -
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
 @pytest.mark.parametrize("name, tolerance", [("int8", 0.05), ("nf4", 0.5), ("fp8_storage", 0.15)])
-def test_on_a_quantised_base_a_lora_learns_what_the_dequantised_weights_teach(name: str, tolerance: float) -> None:
+def test_on_a_quantised_base_a_lora_learns_what_the_dequantised_weights_teach(
+    name: str, tolerance: float, dora: bool
+) -> None:
     packed = awake_dit()
     quantise(packed, name)
     plain = awake_dit()
@@ -90,19 +117,20 @@ def test_on_a_quantised_base_a_lora_learns_what_the_dequantised_weights_teach(na
         for layer, module in packed.named_modules():
             if hasattr(module, "dequantised"):
                 plain.get_submodule(layer).weight.copy_(module.dequantised(torch.float32))
-    found, expected = (gradients(stir(add_lora(dit, KINDS, seed=0))) for dit in (packed, plain))
-    assert found.keys() == expected.keys() and len(found) == 2 * (8 + 5)
+    found, expected = (gradients(stir(add_lora(dit, KINDS, seed=0, dora=dora))) for dit in (packed, plain))
+    assert found.keys() == expected.keys() and len(found) == (3 if dora else 2) * (8 + 5)
     for layer, gradient in expected.items():
         torch.testing.assert_close(found[layer], gradient, rtol=1e-4, atol=1e-6, msg=layer)
-    exact = gradients(stir(add_lora(awake_dit(), KINDS, seed=0)))
+    exact = gradients(stir(add_lora(awake_dit(), KINDS, seed=0, dora=dora)))
     off = [float((found[layer] - exact[layer]).norm() / exact[layer].norm()) for layer in exact]
     assert 0 < sum(off) / len(off) < tolerance
 
 
-def test_a_quantised_base_keeps_no_weights_in_high_precision_for_the_way_back() -> None:
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_a_quantised_base_keeps_no_weights_in_high_precision_for_the_way_back(dora: bool) -> None:
     dit = awake_dit()
     quantise(dit, "int8")
-    add_lora(dit, KINDS, seed=0)
+    add_lora(dit, KINDS, seed=0, dora=dora)
     kept: list[tuple[int, ...]] = []
     weights = {tuple(shape) for shape in ((192, 64), (64, 192), (128, 64), (64, 128))}
 

@@ -145,6 +145,22 @@ def test_quantised_recomputed_and_rounded_weights_are_shared_too(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("quantise", ["none", "int8"])
+def test_a_dora_learns_from_weights_in_shards_what_it_learns_from_whole_ones(
+    quantise: str, data: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = METHODS["lora"]["lora"] | {"dora": True}
+    short = {"schedule": {"steps": 4, "warmup": 0}, "compute": {"quantise": quantise}, "lora": lora}
+    shapes = ("one", "shard 2, context 2")
+    for shape in shapes:
+        assert set(run(content_of("lora", tmp_path / shape, data, shape, **short))) == {0}
+    whole, shared = (weights(tmp_path / shape) for shape in shapes)
+    assert any("lora_magnitude_vector" in name for name in whole)
+    for name, weight in whole.items():
+        torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
 def test_a_run_that_one_process_is_asked_to_stop_is_saved_by_all_and_goes_on_exactly(
     data: Path, alone: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -17,9 +17,11 @@ import daifuku
 from daifuku.errors import InvalidRequest, TrainingError, UnwritableOutput
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train.config import parse_config
+from daifuku.train.lora import lora_pairs
 from daifuku.train.run import Task, open_task, run_task
 from daifuku.weights.identity import part_identities
 from daifuku.weights.locate import locate
+from daifuku.weights.lora import read_lora
 from tests.unit.train.prepared_data import write_prepared
 
 SCRATCH = {
@@ -29,13 +31,15 @@ SCRATCH = {
     },
 }  # fmt: skip
 LORA = {"method": "lora", "scratch": None, "lora": {"video_qkv": {"rank": 4}}}
+DORA = LORA | {"lora": {"video_qkv": {"rank": 4}, "dora": True}}
 FULL = {"method": "full", "scratch": None}
 GUIDED = LORA | {"distill": {"method": "guidance"}}
 CONSISTENT = FULL | {"distill": {"method": "consistency"}, "ema_decay": 0.9}
 
 
 def _called(method: dict[str, Any]) -> str:
-    return f"{method['method']} {method.get('distill', {}).get('method', '')}".strip()
+    kind = "dora" if method.get("lora", {}).get("dora") else method["method"]
+    return f"{kind} {method.get('distill', {}).get('method', '')}".strip()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def weights(task: Task) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in task.dit.named_parameters()}
 
 
-@pytest.mark.parametrize("method", [SCRATCH, LORA, FULL, GUIDED, CONSISTENT], ids=_called)
+@pytest.mark.parametrize("method", [SCRATCH, LORA, DORA, FULL, GUIDED, CONSISTENT], ids=_called)
 def test_a_run_that_was_left_in_the_middle_ends_bit_identical(
     method: dict[str, Any], data: Path, base: dict[str, str], tmp_path: Path
 ) -> None:
@@ -208,6 +212,20 @@ def test_a_lora_comes_out_in_every_layout_with_a_card(data: Path, base: dict[str
     card = (tmp_path / "README.md").read_text()
     for words in (f"A LoRA for {base['name']}", "| lora.video_qkv.rank | 4 |", f"| {data.name} | 8 |", "val "):
         assert words in card
+
+
+def test_a_dora_comes_out_in_the_layouts_that_hold_it(data: Path, base: dict[str, str], tmp_path: Path) -> None:
+    told: list[str] = []
+    ready = task(data, tmp_path, **DORA, model=base)
+    list(run_task(ready, say=told.append))
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert [path.name for path in files] == ["lora.comfy.safetensors", "lora.diffusers.safetensors"]
+    assert sum("the original layout holds no magnitudes" in line for line in told) == 1
+    checkpoint = load_file(max((tmp_path / "checkpoints").iterdir()) / "model.safetensors")
+    assert sum("lora_magnitude_vector" in name for name in checkpoint) == len(lora_pairs(ready.dit))
+    for path in files:
+        assert read_lora(path).num_doras > 0
+    assert "| lora.dora | True |" in (tmp_path / "README.md").read_text()
 
 
 def test_a_full_model_comes_out_whole_and_loads(data: Path, base: dict[str, str], tmp_path: Path) -> None:

@@ -246,7 +246,6 @@ FIRST = "diffusion_model.blocks.0.attn.qkv_x"
         (lambda t: t.update({"diffusion_model.blocks.0.attn2.to_q.lora_A.weight": torch.ones(3, 2)}), "attn2.to_q"),
         (lambda t: t.update({"text_encoder.a.q.lora_A.weight": torch.ones(3, 2)}), "text_encoder.a.q"),
         (lambda t: t.update({"diffusion_model.t5_yproj.weight": torch.ones(3, 2)}), "no tensor of a LoRA"),
-        (lambda t: t.update({f"{FIRST}.dora_scale": torch.ones(3)}), "is DoRA"),
         (lambda t: t.update({f"{FIRST}.hada_w1_a": torch.ones(3)}), "is LoHa"),
         (lambda t: t.update({f"{FIRST}.lokr_w1": torch.ones(3)}), "is LoKr"),
         (lambda t: t.update({f"{FIRST}.lora_B.bias": torch.ones(3)}), "biases"),
@@ -290,7 +289,7 @@ def test_a_layer_that_is_changed_whole_and_in_parts_is_refused(tmp_path: Path) -
     "config, message",
     [
         ({"peft_type": "LOHA"}, "LOHA"),
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True}, "has no magnitude, and all modules of a DoRA have one"),
         ({"lora_alpha": "many"}, "no number"),
         ({"lora_alpha": 1e999}, "no number"),
         ({"alpha_pattern": {"((a+)+)+b": 1}}, "too intricate"),
