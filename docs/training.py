@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from daifuku.train.config import KindSection, LoraSection, TrainConfig, sections_of
+from daifuku.train.config import TrainConfig, sections_of
+from daifuku.train.sections import KindSection, LoraSection
 
 PAGE = Path(__file__).with_suffix(".md")
 TABLE = re.compile(r"(<!-- keys -->\n).*?(<!-- /keys -->)", re.DOTALL)

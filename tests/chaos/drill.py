@@ -18,7 +18,7 @@ from tests.chaos.sabotaged import Fuse
 SETTINGS = {"checkpoint_s": "0", "lease_s": "5", "sweep_s": "0.2", "preview_every": "2"}
 STEPS = {"short": 8, "long": 100, "very long": 500}
 """The very long job is there when its lease is renewed, after a third of it."""
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 TIDY_S = 2.0
 ROUNDS = 4
 """Times that a scene is played before its moment is said to have never come."""

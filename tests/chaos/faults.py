@@ -41,7 +41,8 @@ def _acknowledged_before_the_commit() -> None:
         self._reads = self._writes
         for change in changes:
             change.done.set_result(change.make(Store(self._writes)))
-        time.sleep(0.2)
+        # Longer than an answer takes, also beside other work.
+        time.sleep(1.0)
         self._writes.execute("COMMIT")
 
     Database._commit = _commit

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import daifuku
 from daifuku.model.dit import AsymmDiT
-from daifuku.train.config import KindSection
 from daifuku.train.lora import LAYERS, add_lora, lora_pairs
+from daifuku.train.sections import KindSection
 from daifuku.train.velocity import velocity_error
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora import combined, linear_shapes, read_lora

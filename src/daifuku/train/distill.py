@@ -24,9 +24,9 @@ from torch import Tensor
 from daifuku.model.dit import AsymmDiT
 from daifuku.sample.guidance import Caption, Network
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.train.config import DistillSection
 from daifuku.train.flow import Noised, Objective
 from daifuku.train.lora import without_lora
+from daifuku.train.sections import DistillSection
 
 Averaged = Callable[[], AbstractContextManager[object]]
 """While its block lasts, the student has its averaged weights."""

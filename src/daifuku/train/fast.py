@@ -13,12 +13,12 @@ from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
-from daifuku.train.config import DistillSection, KindSection
 from daifuku.train.distill import objective
 from daifuku.train.dit import Captioned, TextToVideo
 from daifuku.train.flow import Noised
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.lora import LAYERS, add_lora, lora_pairs
+from daifuku.train.sections import DistillSection, KindSection
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora_write import pairs_content
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from daifuku.config import LatentStats
 from daifuku.model.vae.encoder import Posterior
 from daifuku.sample.guidance import Caption
-from daifuku.train.config import SigmaSection
 from daifuku.train.dataset import Batches, Posteriors, Sample, read_samples
+from daifuku.train.sections import SigmaSection
 from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
 VALIDATION_SEED = 0

@@ -14,7 +14,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.quantiser import QuantisedLinear
 from daifuku.text.quiet import quiet
-from daifuku.train.config import KindSection
+from daifuku.train.sections import KindSection
 from daifuku.weights.lora_write import Pair
 
 ADAPTER = "default"

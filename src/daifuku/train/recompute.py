@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import blocks_of
-from daifuku.train.config import RecomputeSection
+from daifuku.train.sections import RecomputeSection
 
 
 def recompute(dit: AsymmDiT, policy: RecomputeSection) -> AsymmDiT:

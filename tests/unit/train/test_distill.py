@@ -13,7 +13,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.sample.guidance import Caption, Network
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.train.config import DistillSection, KindSection, parse_config
+from daifuku.train.config import parse_config
 from daifuku.train.distill import (
     consistency_loss,
     guidance_loss,
@@ -25,6 +25,7 @@ from daifuku.train.distill import (
 from daifuku.train.flow import Noised
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.lora import LAYERS, add_lora
+from daifuku.train.sections import DistillSection, KindSection
 
 NULL = Caption(torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.bool))
 SIZES = DiTConfig(

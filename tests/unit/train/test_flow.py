@@ -11,9 +11,9 @@ from torch import Tensor
 
 from daifuku.config import MOCHI_STATS
 from daifuku.sample.guidance import Caption
-from daifuku.train.config import SigmaSection
 from daifuku.train.dataset import Batches, open_prepared
 from daifuku.train.flow import Noised, Recipe, flow_loss, validation_loss
+from daifuku.train.sections import SigmaSection
 from tests.unit.train.prepared_data import write_prepared
 
 CPU = torch.device("cpu")

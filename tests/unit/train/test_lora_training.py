@@ -8,10 +8,10 @@ from daifuku.config import DiTConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.quantiser import quantise
-from daifuku.train.config import KindSection, LoraSection, RecomputeSection
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.lora import add_lora, lora_pairs
 from daifuku.train.recompute import recompute
+from daifuku.train.sections import KindSection, LoraSection, RecomputeSection
 
 KINDS = LoraSection(video_mlp=KindSection(rank=2, alpha=1.0), text_mlp=KindSection(rank=3)).kinds
 CONFIG = DiTConfig(
