@@ -65,7 +65,7 @@ DECODER_LOOP = LoopSettings(
     validate_every=100,
 )
 FAST_LOOP = LoopSettings(
-    num_steps=460,
+    num_steps=1500,
     optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
     warmup_steps=30,
     decay_share=0.5,
