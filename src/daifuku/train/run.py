@@ -36,6 +36,7 @@ from daifuku.train.recompute import recompute
 from daifuku.version import VERSION
 from daifuku.weights.identity import part_identities
 from daifuku.weights.locate import ModelFiles, locate
+from daifuku.weights.save import transformer_config
 
 
 @runtime_checkable
@@ -97,7 +98,11 @@ def open_task(config: TrainConfig, ranks: Ranks = ALONE) -> Task:
     sizes = parts.sizes().dit
     for folder in (*folders, *([measured] if measured else [])):
         _check_fits(folder, sizes)
-    dit = ranks.sharded(_transformer(config, parts, sizes))
+    dit = _transformer(config, parts, sizes)
+    if config.method != "lora":
+        # What comes out is written in the diffusers layout, too: what that cannot hold is no news for the last step.
+        transformer_config(dit.config)
+    dit = ranks.sharded(dit)
     longest = max(count for folder in folders for sample in folder.samples for count in sample.num_tokens)
     if config.compute.compile:
         dit.text_multiple = longest

@@ -140,7 +140,7 @@ def transformer_config(config: DiTConfig) -> dict[str, Any]:
         if mlp_width != fitting and not (stream == "text" and config.num_blocks == 1):
             raise InvalidRequest(
                 f"the diffusers layout fixes the MLP of a {stream} stream of width {width} to {fitting}, "
-                f"and this model's has {mlp_width}: use the original layout"
+                f"and this model's has {mlp_width}, which only the original layout can hold: try {fitting}"
             )
     return {
         "_class_name": "MochiTransformer3DModel",

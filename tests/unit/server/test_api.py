@@ -1,6 +1,5 @@
 import json
 import sqlite3
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,6 @@ from daifuku.server.tasks import ModelCard
 from tests.unit.server.fakes import BODY, FakeWorker, House, house
 
 STRANGE_ID = "video_" + "0" * 32
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as home:
-        yield home
-
-
-@pytest.fixture
-def busy(tmp_path: Path) -> Iterator[House]:
-    """Its worker has taken the first job and waits."""
-    with house(tmp_path, script=["wait", "done"], settings={"max_queue": 2}) as home:
-        yield home
 
 
 def submit(home: House, body: Any = None, **headers: str) -> Any:

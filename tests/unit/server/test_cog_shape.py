@@ -2,7 +2,6 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,6 @@ from tests.unit.server.fakes import BODY, House, house
 
 ASYNC = {"Prefer": "respond-async"}
 WANTED = {"input": BODY}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as home:
-        yield home
-
-
-@pytest.fixture
-def busy(tmp_path: Path) -> Iterator[House]:
-    """Its worker has taken the first job and waits."""
-    with house(tmp_path, script=["wait", "done"], settings={"max_queue": 2}) as home:
-        yield home
 
 
 def put(home: House, name: str, body: Any = None, **headers: str) -> Any:

@@ -76,6 +76,14 @@ def weights(task: Task) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in task.dit.named_parameters()}
 
 
+def test_widths_that_no_model_folder_could_hold_are_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    sizes = SCRATCH["scratch"] | {"video_mlp_width": 84}
+    content = {"method": "scratch", "scratch": sizes, "data": [{"folder": str(data)}], "output": str(tmp_path / "run")}
+    with pytest.raises(InvalidRequest, match=r"width 32 to 85, and this model's has 84.*try 85"):
+        open_task(parse_config(content))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("method", [SCRATCH, LORA, DORA, FULL, GUIDED, CONSISTENT], ids=_called)
 def test_a_run_that_was_left_in_the_middle_ends_bit_identical(
     method: dict[str, Any], data: Path, base: dict[str, str], tmp_path: Path
