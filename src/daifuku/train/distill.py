@@ -33,19 +33,26 @@ Averaged = Callable[[], AbstractContextManager[object]]
 
 
 def objective(
-    settings: DistillSection, dit: AsymmDiT, null: Caption, *, averaged: Averaged = nullcontext, bfloat16: bool
+    settings: DistillSection,
+    dit: AsymmDiT,
+    null: Caption,
+    *,
+    teacher: AsymmDiT | None = None,
+    averaged: Averaged = nullcontext,
+    bfloat16: bool,
 ) -> Objective:
-    """What a student learns that is still its own teacher: a LoRA that changes nothing yet, or all weights.
+    """What a student learns: from `teacher`, or from itself as it is now, under a LoRA that changes nothing yet.
 
     `null` is what the sampler gives the network for an empty prompt.
     """
     student = _in_precision(dit, bfloat16)
-    teacher = guided_teacher(_in_precision(_as_it_is(dit), bfloat16), null, settings.guidance_scale)
+    network = _in_precision(_as_it_is(dit) if teacher is None else teacher, bfloat16)
+    wanted = guided_teacher(network, null, settings.guidance_scale)
     if settings.method == "guidance":
-        return partial(guidance_loss, student, teacher)
+        return partial(guidance_loss, student, wanted)
     if settings.method == "progressive":
-        return partial(progressive_loss, settings, student, teacher)
-    return partial(consistency_loss, settings, student, teacher, averaged)
+        return partial(progressive_loss, settings, student, wanted)
+    return partial(consistency_loss, settings, student, wanted, averaged)
 
 
 def guided_teacher(network: Network, null: Caption, scale: float) -> Network:

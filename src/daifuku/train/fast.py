@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
 from daifuku.train.distill import objective
-from daifuku.train.dit import Captioned, TextToVideo
+from daifuku.train.dit import Captioned, TextToVideo, share_of
 from daifuku.train.flow import Noised
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
-from daifuku.train.lora import LAYERS, add_lora, lora_pairs
-from daifuku.train.sections import DistillSection, KindSection
+from daifuku.train.sections import DistillSection
 from daifuku.weights.files import write_safetensors
+from daifuku.weights.lora_extract import extracted
 from daifuku.weights.lora_write import pairs_content
 
 PRESET, FILE = "fast8", "loras/fast8.safetensors"
@@ -41,15 +41,16 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FastSettings:
-    """What is trained, and on how many clips at a time."""
+    """How many clips a step learns from, and how much of what was learnt ships."""
 
-    rank: int = 16
     batch_size: int = 32
-    seed: int = 0
+    rank: int = 64
+    """Of the LoRA that the trained weights become."""
 
 
 def train_fast(
     model: TextToVideo,
+    teacher: AsymmDiT,
     batches: Callable[[int], Captioned],
     loop: LoopSettings,
     folder: Path,
@@ -57,12 +58,14 @@ def train_fast(
     validation: Captioned,
     bfloat16: bool,
 ) -> Iterator[Report]:
-    """Trains the LoRA of a model that has one; `batches(step)` gives the samples of a step."""
-    set_kernel(model.dit, matmul)
+    """Trains the transformer of `model`, which begins as its teacher; `batches(step)` gives the samples of a step."""
+    for dit in (model.dit, teacher):
+        set_kernel(dit, matmul)
+    _train_matrices_only(model.dit)
     device = next(model.parameters()).device
     width = model.dit.config.text_features
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
-    learnt = objective(TEACHER, model.dit, null, bfloat16=bfloat16)
+    learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)
 
     @torch.no_grad()
     def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
@@ -77,20 +80,33 @@ def train_fast(
         return learnt(noised(batch, level, generator)).mean(), {}
 
     def validate() -> dict[str, float]:
-        count = len(validation.latents)
-        level = (torch.arange(count) + 0.5) / count
-        return {"val": learnt(noised(validation, level, generator_for(0, 0))).mean().item()}
+        errors = []
+        for number, part in enumerate(parts(validation, len(batches(0).latents))):
+            count = len(part.latents)
+            level = (torch.arange(count) + 0.5) / count
+            errors.append(learnt(noised(part, level, generator_for(0, number))))
+        return {"val": torch.cat(errors).mean().item()}
 
-    yield from train(model.dit, loss, loop, folder, validate=validate)
-
-
-def add_fast_lora(dit: AsymmDiT, settings: FastSettings) -> AsymmDiT:
-    """The LoRA to be trained, on every layer of the blocks; so far it changes nothing."""
-    kind = KindSection(rank=settings.rank, alpha=settings.rank)
-    return add_lora(dit, dict.fromkeys(LAYERS, kind), settings.seed)
+    yield from train(model.dit, loss, loop, folder, validate=validate, adam_share=share_of)
 
 
-def write_fast_lora(dit: AsymmDiT, folder: Path) -> None:
-    """Writes the trained LoRA beside the model, in bfloat16 like that."""
-    content = pairs_content(lora_pairs(dit), "diffusers", about={"base_model": "built-in"}, dtype=torch.bfloat16)
+def _train_matrices_only(dit: AsymmDiT) -> None:
+    """The weights of linear layers are trained, which are all that a LoRA can change."""
+    dit.requires_grad_(False)
+    for layer in dit.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.requires_grad_(True)
+
+
+def parts(batch: Captioned, size: int) -> Iterator[Captioned]:
+    """The batch in pieces of one size, which compiled blocks know already; what is left over is left out."""
+    for start in range(0, len(batch.latents) - size + 1, size):
+        own = slice(start, start + size)
+        yield Captioned(latents=batch.latents[own], ids=batch.ids[own], mask=batch.mask[own])
+
+
+def write_fast_lora(teacher: AsymmDiT, student: AsymmDiT, rank: int, folder: Path) -> None:
+    """Writes what the student learnt as a LoRA beside the model, in bfloat16 like that."""
+    pairs = extracted(teacher, student, rank)
+    content = pairs_content(pairs, "diffusers", about={"base_model": "built-in"}, dtype=torch.bfloat16)
     write_safetensors(folder / FILE, content.entries, content.metadata)

@@ -1,11 +1,12 @@
 """The recipe of the built-in model: what it is, what it sees, how long it trains. `make tiny` runs it.
 
 Five stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
-the DiT with its text encoder, and a LoRA with which it needs few steps of one pass each. Everything is a function of
+the DiT with its text encoder, and the DiT once more for few steps of one pass each. Everything is a function of
 the settings below.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from daifuku.train import fast
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.dit import DiTLossSettings, TextToVideo, train_dit
-from daifuku.train.fast import FastSettings, add_fast_lora, train_fast, write_fast_lora
+from daifuku.train.fast import FastSettings, train_fast, write_fast_lora
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
 from daifuku.train.loop import LoopSettings, Report
@@ -65,13 +66,12 @@ DECODER_LOOP = LoopSettings(
     validate_every=100,
 )
 FAST_LOOP = LoopSettings(
-    num_steps=1500,
-    optimiser=OptimiserSettings(kind="adamw", lr=2e-3),
+    num_steps=2400,
+    optimiser=OptimiserSettings(lr=5e-4),
     warmup_steps=30,
     decay_share=0.5,
     ema_decay=0.99,
-    frozen_too=False,
-    validate_every=230,
+    validate_every=240,
 )
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
@@ -122,7 +122,7 @@ class TinySettings:
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
     fast: LoopSettings = FAST_LOOP
-    fast_lora: FastSettings = field(default_factory=FastSettings)
+    fast_student: FastSettings = field(default_factory=FastSettings)
 
 
 Stage = Callable[[TinySettings], Iterator[Report]]
@@ -260,17 +260,19 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
 
 
 def stage_fast(settings: TinySettings) -> Iterator[Report]:
-    """A LoRA with which the DiT takes few steps of one pass each; the text encoder stays as it is."""
+    """The DiT once more, for few steps of one pass each; the text encoder stays as it is."""
     folder = settings.folder / "fast"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, sets = _latent_sets(settings)
     model = _trained_text_to_video(settings, len(tokenizer)).to(settings.device)
-    add_fast_lora(model.dit, settings.fast_lora)
+    teacher = deepcopy(model.dit).requires_grad_(False)
     if settings.compile:
-        _compile(model.dit, sets["train"].num_tokens)
+        for dit in (model.dit, teacher):
+            _compile(dit, sets["train"].num_tokens)
     yield from train_fast(
         model,
-        lambda step: sets["train"].batch(step, settings.fast_lora.batch_size, settings.fast.seed),
+        teacher,
+        lambda step: sets["train"].batch(step, settings.fast_student.batch_size, settings.fast.seed),
         settings.fast,
         folder,
         validation=sets["validation"].first(settings.num_validation_latents),
@@ -341,9 +343,10 @@ def export(settings: TinySettings, target: Path) -> None:
 
 def export_fast(settings: TinySettings, target: Path) -> None:
     """Writes the LoRA of the stage `fast` alone, beside the model that it was trained for."""
-    dit = add_fast_lora(AsymmDiT(DIT), settings.fast_lora)
-    _load_averaged(dit, settings.folder / "fast")
-    write_fast_lora(dit, target)
+    vocabulary = len(PreTrainedTokenizerFast.from_pretrained(settings.folder / "tokenizer"))
+    teacher, student = _trained_text_to_video(settings, vocabulary).dit, AsymmDiT(DIT)
+    _load_averaged(student, settings.folder / "fast")
+    write_fast_lora(teacher, student, settings.fast_student.rank, target)
 
 
 @torch.inference_mode()
@@ -375,6 +378,4 @@ def _load_averaged(model: torch.nn.Module, folder: Path) -> None:
         raise TrainingError(f"{folder} holds no checkpoint: run the stage {folder.name!r} first")
     averaged = found.groups["ema"]
     for name, parameter in model.named_parameters():
-        # Of a LoRA nothing else was kept.
-        if parameter.requires_grad:
-            parameter.copy_(averaged[name])
+        parameter.copy_(averaged[name])
