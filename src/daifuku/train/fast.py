@@ -13,13 +13,14 @@ from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
+from daifuku.sample.schedule import linear_quadratic
 from daifuku.train.distill import objective
 from daifuku.train.dit import Captioned, TextToVideo, share_of
 from daifuku.train.flow import Noised
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.sections import DistillSection
 from daifuku.weights.files import write_safetensors
-from daifuku.weights.lora_extract import extracted
+from daifuku.weights.lora_extract import extracted, input_moments
 from daifuku.weights.lora_write import pairs_content
 
 PRESET, FILE = "fast8", "loras/fast8.safetensors"
@@ -67,11 +68,8 @@ def train_fast(
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
     learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)
 
-    @torch.no_grad()
     def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
-        text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask).to(device)
+        return _noised(model, batch, level, generator).to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
@@ -105,8 +103,25 @@ def parts(batch: Captioned, size: int) -> Iterator[Captioned]:
         yield Captioned(latents=batch.latents[own], ids=batch.ids[own], mask=batch.mask[own])
 
 
-def write_fast_lora(teacher: AsymmDiT, student: AsymmDiT, rank: int, folder: Path) -> None:
-    """Writes what the student learnt as a LoRA beside the model, in bfloat16 like that."""
-    pairs = extracted(teacher, student, rank)
+def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: Captioned, folder: Path) -> None:
+    """Writes what the student of the model learnt as a LoRA beside it, in bfloat16 like the model.
+
+    The student's steps on the samples show which inputs its layers get.
+    """
+
+    def use() -> None:
+        for number, level in enumerate(linear_quadratic(TEACHER.num_steps, TEACHER.threshold_noise)[:-1]):
+            sigma = torch.full((len(samples.latents),), level)
+            batch = _noised(model, samples, sigma, generator_for(0, number))
+            student(torch.lerp(batch.clean, batch.noise, level), sigma, batch.text, batch.mask)
+
+    pairs = extracted(model.dit, student, rank, input_moments(student, use))
     content = pairs_content(pairs, "diffusers", about={"base_model": "built-in"}, dtype=torch.bfloat16)
     write_safetensors(folder / FILE, content.entries, content.metadata)
+
+
+@torch.no_grad()
+def _noised(model: TextToVideo, batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
+    text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+    noise = torch.randn(batch.latents.shape, generator=generator)
+    return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask)

@@ -56,6 +56,9 @@ VALIDATION_SEED = 1_000_003
 
 CAPTIONS_PER_CLIP = 4
 
+NUM_SHOWN = 64
+"""Clips that show which inputs the layers of the student get."""
+
 VAE_LOOP = LoopSettings(num_steps=3600, optimiser=OptimiserSettings(lr=3e-3), ema_decay=0.998, validate_every=200)
 DECODER_LOOP = LoopSettings(
     num_steps=400,
@@ -343,10 +346,11 @@ def export(settings: TinySettings, target: Path) -> None:
 
 def export_fast(settings: TinySettings, target: Path) -> None:
     """Writes the LoRA of the stage `fast` alone, beside the model that it was trained for."""
-    vocabulary = len(PreTrainedTokenizerFast.from_pretrained(settings.folder / "tokenizer"))
-    teacher, student = _trained_text_to_video(settings, vocabulary).dit, AsymmDiT(DIT)
+    tokenizer, sets = _latent_sets(settings)
+    model, student = _trained_text_to_video(settings, len(tokenizer)), AsymmDiT(DIT)
     _load_averaged(student, settings.folder / "fast")
-    write_fast_lora(teacher, student, settings.fast_student.rank, target)
+    shown = sets["train"].first(min(NUM_SHOWN, settings.num_clips))
+    write_fast_lora(model, student, settings.fast_student.rank, shown, target)
 
 
 @torch.inference_mode()
