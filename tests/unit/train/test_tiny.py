@@ -44,11 +44,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
     return settings
 
 
-def test_every_stage_leaves_what_the_next_one_needs_and_the_export_is_a_model_folder(
-    run: TinySettings, tmp_path: Path
-) -> None:
-    tiny.export(run, tmp_path)
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+@pytest.fixture(scope="module")
+def exported(run: TinySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    tiny.export(run, folder)
+    return folder
+
+
+def test_every_stage_leaves_what_the_next_one_needs_and_the_export_is_a_model_folder(exported: Path) -> None:
+    found = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
     assert {
         "model_index.json",
         "generation_config.json",
@@ -59,14 +63,13 @@ def test_every_stage_leaves_what_the_next_one_needs_and_the_export_is_a_model_fo
         "scheduler/scheduler_config.json",
         "loras/fast8.safetensors",
     } <= found
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 16_000_000
+    assert sum(path.stat().st_size for path in exported.rglob("*") if path.is_file()) < 16_000_000
 
 
 def test_what_is_exported_makes_a_clip_in_eight_steps_of_one_pass_where_that_preset_is_asked_for(
-    run: TinySettings, tmp_path: Path
+    exported: Path,
 ) -> None:
-    tiny.export(run, tmp_path)
-    pipe = daifuku.load(tmp_path)
+    pipe = daifuku.load(exported)
     size: dict[str, Any] = {"num_frames": 1, "height": 16, "width": 16, "seed": 0}
     fast = pipe("a red ball", preset="fast8", **size)
     assert fast.request.captions == ("a red ball",) and fast.request.num_inference_steps == 8
