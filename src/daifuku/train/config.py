@@ -51,6 +51,8 @@ class TrainConfig(Section):
     """For `daifuku distill`, and needed there."""
     caption_dropout: Share = 0.1
     """Share of the samples that are shown with the sampler's empty prompt."""
+    given_share: Share = 0.0
+    """Share of the clips that are learnt beside given frames: the first, first and last, or the first two or three."""
     batch: BatchSection = BatchSection()
     optimiser: OptimiserSection = OptimiserSection()
     schedule: ScheduleSection = ScheduleSection()

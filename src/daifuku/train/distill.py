@@ -25,6 +25,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.sample.guidance import Caption, Network
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.train.flow import Noised, Objective
+from daifuku.train.given import beside_given, of_open_frames
 from daifuku.train.lora import without_lora
 from daifuku.train.sections import DistillSection
 
@@ -37,15 +38,21 @@ def objective(
 ) -> Objective:
     """What a student learns that is still its own teacher: a LoRA that changes nothing yet, or all weights.
 
-    `null` is what the sampler gives the network for an empty prompt.
+    `null` is what the sampler gives the network for an empty prompt. Frames that are given, both see clean.
     """
     student = _in_precision(dit, bfloat16)
     teacher = guided_teacher(_in_precision(_as_it_is(dit), bfloat16), null, settings.guidance_scale)
-    if settings.method == "guidance":
-        return partial(guidance_loss, student, teacher)
-    if settings.method == "progressive":
-        return partial(progressive_loss, settings, student, teacher)
-    return partial(consistency_loss, settings, student, teacher, averaged)
+    losses: dict[str, Callable[..., Tensor]] = {
+        "guidance": guidance_loss,
+        "progressive": partial(progressive_loss, settings),
+        "consistency": partial(consistency_loss, settings, averaged=averaged),
+    }
+
+    def learnt(batch: Noised) -> Tensor:
+        held = (beside_given(network, batch.clean, batch.noise, batch.given) for network in (student, teacher))
+        return of_open_frames(losses[settings.method](*held, batch=batch), batch.given)
+
+    return learnt
 
 
 def guided_teacher(network: Network, null: Caption, scale: float) -> Network:

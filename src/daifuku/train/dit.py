@@ -17,6 +17,7 @@ from transformers import T5EncoderModel
 from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
+from daifuku.train.given import Given, beside_given, draw_given, of_open_frames
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
@@ -31,6 +32,8 @@ class DiTLossSettings:
     uniform_share: float = 0.3
     """Share of the samples whose sigma is uniform; the rest is logit-normal. Uniform ones reach the ends."""
     caption_dropout: float = 0.1
+    given_share: float = 0.0
+    """Share of the samples of which some latent frames are given (`given.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +82,16 @@ def flow_loss(
     sigma: Float[Tensor, " b"],
     noise: Float[Tensor, "b c t h w"],
     dropped: Bool[Tensor, " b"],
+    given: Given,
     bfloat16: bool,
 ) -> Float[Tensor, " b"]:
-    """Mean squared error of the velocity, per sample."""
+    """Mean squared error of the velocity over the frames that are not given, per sample."""
 
     def predict(noisy: Tensor, sigma: Tensor) -> Tensor:
         return model(noisy, sigma, batch.ids, batch.mask, dropped)
 
-    return velocity_error(predict, batch.latents, noise, sigma, bfloat16)
+    network = beside_given(predict, batch.latents, noise, given)
+    return of_open_frames(velocity_error(network, batch.latents, noise, sigma, bfloat16), given)
 
 
 def train_dit(
@@ -109,23 +114,34 @@ def train_dit(
         noise = torch.randn(batch.latents.shape, generator=generator).to(device)
         sigma = draw_sigmas(losses, count, generator).to(device)
         dropped = (torch.rand(count, generator=generator) < losses.caption_dropout).to(device)
-        return flow_loss(model, batch, sigma, noise, dropped, bfloat16).mean(), {}
+        given = draw_given(losses.given_share, count, noise.shape[2], generator).to(device)
+        return flow_loss(model, batch, sigma, noise, dropped, given, bfloat16).mean(), {}
 
     def validate() -> dict[str, float]:
-        return validation_loss(model, validation, bfloat16)
+        curve = validation_loss(model, validation, bfloat16)
+        if losses.given_share:
+            curve["val_given"] = validation_loss(model, validation, bfloat16, first_given=True)["val"]
+        return curve
 
     yield from train(model, loss, settings, folder, validate=validate, adam_share=share_of)
 
 
 @torch.no_grad()
-def validation_loss(model: TextToVideo, batch: Captioned, bfloat16: bool) -> dict[str, float]:
-    """Loss on fixed noise at eight noise levels in the middles of equal bins, and their mean."""
+def validation_loss(
+    model: TextToVideo, batch: Captioned, bfloat16: bool, *, first_given: bool = False
+) -> dict[str, float]:
+    """Loss on fixed noise at eight noise levels in the middles of equal bins, and their mean.
+
+    With `first_given` the first latent frame is given, and the others are measured.
+    """
     noise = torch.randn(batch.latents.shape, generator=generator_for(0, 0)).to(batch.latents.device)
     kept = torch.zeros(len(noise), dtype=torch.bool, device=noise.device)
+    given = torch.zeros(len(noise), noise.shape[2], dtype=torch.bool, device=noise.device)
+    given[:, 0] = first_given
     curve = {}
     for level in VALIDATION_SIGMAS:
         sigma = torch.full((len(noise),), level, device=noise.device)
-        curve[f"val_{level:.4f}"] = flow_loss(model, batch, sigma, noise, kept, bfloat16).mean().item()
+        curve[f"val_{level:.4f}"] = flow_loss(model, batch, sigma, noise, kept, given, bfloat16).mean().item()
     return {"val": sum(curve.values()) / len(curve)} | curve
 
 

@@ -16,6 +16,7 @@ from daifuku.sample.guidance import Caption
 from daifuku.train.distill import objective
 from daifuku.train.dit import Captioned, TextToVideo
 from daifuku.train.flow import Noised
+from daifuku.train.given import draw_given
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.lora import LAYERS, add_lora, lora_pairs
 from daifuku.train.sections import DistillSection, KindSection
@@ -46,6 +47,8 @@ class FastSettings:
     rank: int = 16
     batch_size: int = 32
     seed: int = 0
+    given_share: float = 0.0
+    """Share of the samples of which some latent frames are given, best as for the model itself."""
 
 
 def train_fast(
@@ -56,6 +59,7 @@ def train_fast(
     *,
     validation: Captioned,
     bfloat16: bool,
+    given_share: float,
 ) -> Iterator[Report]:
     """Trains the LoRA of a model that has one; `batches(step)` gives the samples of a step."""
     set_kernel(model.dit, matmul)
@@ -65,21 +69,23 @@ def train_fast(
     learnt = objective(TEACHER, model.dit, null, bfloat16=bfloat16)
 
     @torch.no_grad()
-    def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
+    def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float) -> Noised:
         text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
         noise = torch.randn(batch.latents.shape, generator=generator)
-        return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask).to(device)
+        given = draw_given(share, len(noise), noise.shape[2], generator)
+        found = Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask, given=given)
+        return found.to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
         count = len(batch.latents)
         level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return learnt(noised(batch, level, generator)).mean(), {}
+        return learnt(noised(batch, level, generator, given_share)).mean(), {}
 
     def validate() -> dict[str, float]:
         count = len(validation.latents)
         level = (torch.arange(count) + 0.5) / count
-        return {"val": learnt(noised(validation, level, generator_for(0, 0))).mean().item()}
+        return {"val": learnt(noised(validation, level, generator_for(0, 0), 0.0)).mean().item()}
 
     yield from train(model.dit, loss, loop, folder, validate=validate)
 

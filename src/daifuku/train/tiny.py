@@ -275,6 +275,7 @@ def stage_fast(settings: TinySettings) -> Iterator[Report]:
         folder,
         validation=sets["validation"].first(settings.num_validation_latents),
         bfloat16=settings.bfloat16,
+        given_share=settings.fast_lora.given_share,
     )
 
 
