@@ -14,7 +14,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
 from daifuku.train.distill import objective
-from daifuku.train.dit import Captioned, TextToVideo
+from daifuku.train.dit import Captioned, TextToVideo, noise_like
 from daifuku.train.flow import Noised
 from daifuku.train.given import draw_given
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
@@ -71,7 +71,7 @@ def train_fast(
     @torch.no_grad()
     def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float) -> Noised:
         text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-        noise = torch.randn(batch.latents.shape, generator=generator)
+        noise = noise_like(batch.latents, generator)
         given = draw_given(share, len(noise), noise.shape[2], generator)
         found = Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask, given=given)
         return found.to(device)

@@ -75,7 +75,9 @@ class Networks:
         transformer_config(self.dit)
         try:
             with torch.device("meta"):
-                Encoder(self.encoder), Decoder(self.decoder), AsymmDiT(self.dit)
+                Encoder(self.encoder)
+                Decoder(self.decoder)
+                AsymmDiT(self.dit)
         except ValueError as error:
             raise InvalidRequest(f"no networks have these sizes: {error}") from error
 
@@ -115,6 +117,11 @@ class TinySettings:
     fast_lora: FastSettings = field(default_factory=FastSettings)
 
     def __post_init__(self) -> None:
+        largest = max(self.dit_losses.batch_size, self.fast_lora.batch_size)
+        if largest > self.num_clips:
+            raise InvalidRequest(
+                f"batches of {largest} samples do not go with num_clips={self.num_clips}: try {self.num_clips}"
+            )
         for frames, _ in self.cuts.windows:
             if frames % TIME_FACTOR != 1 or frames > self.world.num_frames:
                 raise InvalidRequest(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +47,18 @@ def kl_divergence(posterior: Posterior) -> Float[Tensor, ""]:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def read_vae(source: str | Path, **where: Any) -> AsymmVAE:
-    """Both halves of a model's VAE, ready to be trained; `where` is as `load_vae` takes it.
+def read_vae(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> AsymmVAE:
+    """Both halves of a model's VAE, ready to be trained.
 
     Raises InvalidRequest for half a VAE, and what `load_vae` raises.
     """
-    vae = load_vae(source, **where)
+    vae = load_vae(source, device=device, revision=revision, variant=variant)
     if vae.encoder is None or vae.decoder is None:
         raise InvalidRequest(f"{source} holds one half of a VAE, and training needs both: give a whole model")
     for parameter in vae.parameters():

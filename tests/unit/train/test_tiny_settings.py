@@ -9,6 +9,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.train.tiny_settings import TinySettings, read_settings
 
 HERE = Path("run")
+EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny.toml"
 
 
 def read(folder: Path, content: str) -> TinySettings:
@@ -65,12 +66,18 @@ def test_a_file_changes_the_keys_that_it_names_and_no_other(tmp_path: Path) -> N
         ("cuts.windows = [[12, 8]]", "and not of 12: try 13"),
         ("networks.dit.video_mlp_width = 500", "try 512"),
         ("networks.decoder.channels = [8, 8, 8, 8]", "no networks have these sizes: num_channels .8."),
+        ("num_clips = 50", "of 64 samples do not go with num_clips=50: try 50"),
         ("vae = [", "is no TOML file"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(content: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=said):
         read(tmp_path, content)
+
+
+def test_the_example_is_a_world_of_its_own() -> None:
+    found = read_settings(EXAMPLE, HERE, "cuda")
+    assert (found.device, found.world.size, found.world.num_frames, found.world.fps) == ("cuda", 96, 37, 24)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
