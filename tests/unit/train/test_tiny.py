@@ -196,7 +196,7 @@ encoder = {channels = [8, 8, 8, 32], num_blocks = [0, 0, 0, 0, 0]}
 decoder = {channels = [8, 8, 8, 32], num_blocks = [0, 0, 0, 0, 0]}
 
 [networks.dit]
-num_blocks = 1
+num_blocks = 2
 num_heads = 2
 head_dim = 12
 text_width = 12
