@@ -19,6 +19,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.train.given import Given, beside_given, draw_given, of_open_frames
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
+from daifuku.train.sections import Positive, Share
 from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
 
@@ -26,13 +27,13 @@ from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 class DiTLossSettings:
     """How noise levels and captions are drawn."""
 
-    batch_size: int = 64
+    batch_size: Positive = 64
     logit_mean: float = 0.5
     logit_std: float = 1.2
-    uniform_share: float = 0.3
+    uniform_share: Share = 0.3
     """Share of the samples whose sigma is uniform; the rest is logit-normal. Uniform ones reach the ends."""
-    caption_dropout: float = 0.1
-    given_share: float = 0.0
+    caption_dropout: Share = 0.1
+    given_share: Share = 0.0
     """Share of the samples of which some latent frames are given (`given.py`)."""
 
 

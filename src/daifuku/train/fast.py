@@ -19,7 +19,7 @@ from daifuku.train.flow import Noised
 from daifuku.train.given import draw_given
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.lora import LAYERS, add_lora, lora_pairs
-from daifuku.train.sections import DistillSection, KindSection
+from daifuku.train.sections import DistillSection, KindSection, Positive, Share
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora_write import pairs_content
 
@@ -44,10 +44,10 @@ DEFAULTS: dict[str, Any] = {
 class FastSettings:
     """What is trained, and on how many clips at a time."""
 
-    rank: int = 16
-    batch_size: int = 32
+    rank: Positive = 16
+    batch_size: Positive = 32
     seed: int = 0
-    given_share: float = 0.0
+    given_share: Share = 0.0
     """Share of the samples of which some latent frames are given, best as for the model itself."""
 
 

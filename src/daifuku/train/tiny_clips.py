@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from pydantic import Field
 
 from daifuku import world
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR
 from daifuku.errors import InvalidRequest
+from daifuku.train.sections import Count, Positive, Share
 
 Windows = tuple[UInt8[np.ndarray, "b t h w 3"], Bool[np.ndarray, "b t h w"]]
 """Windows of clips, and which of their pixels belong to what moves."""
@@ -29,14 +31,14 @@ class WorldSettings:
 
     size: int = 64
     num_frames: int = 31
-    fps: int = 20
-    pair_share: float = 0.1
+    fps: Positive = 20
+    pair_share: Share = 0.1
     """Share of the clips without a fluid that show two objects."""
-    fluid_share: float = 0.0
+    fluid_share: Share = 0.0
     """Share of the clips that show a fluid."""
     pace: bool = False
     """Whether captions say how fast something moves."""
-    seed: int = 0
+    seed: Count = 0
 
     def __post_init__(self) -> None:
         multiple = SPACE_FACTOR * PATCH
@@ -62,11 +64,16 @@ class WorldSettings:
 class CutSettings:
     """What of its clips the VAE sees."""
 
-    windows: tuple[tuple[int, int], ...] = ((13, 8), (13, 8), (13, 8), (25, 4))
+    windows: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)] = (
+        (13, 8),
+        (13, 8),
+        (13, 8),
+        (25, 4),
+    )
     """(frames, clips) of consecutive steps: mostly short windows, some longer ones for the causal past."""
-    crop: float = 0.75
+    crop: Share = 0.75
     """Part of each side that is seen at first, down to whole latent cells: twice the steps in the same time."""
-    crop_share: float = 0.75
+    crop_share: Share = 0.75
     """Share of the steps over which that is so."""
 
 
@@ -76,7 +83,7 @@ CUTS = CutSettings()
 def vae_batch(settings: WorldSettings, step: int, crop_steps: int, cuts: CutSettings = CUTS) -> Windows:
     """A window at a random time, and at first at a random place, in each of a few fresh clips."""
     num_frames, count = cuts.windows[step % len(cuts.windows)]
-    cropped = int(settings.size * cuts.crop) // SPACE_FACTOR * SPACE_FACTOR
+    cropped = max(int(settings.size * cuts.crop) // SPACE_FACTOR, 1) * SPACE_FACTOR
     side = cropped if step < cuts.crop_share * crop_steps else settings.size
     rng = np.random.default_rng([settings.seed, step])
     first = step * max(count for _, count in cuts.windows)

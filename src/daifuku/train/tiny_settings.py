@@ -20,6 +20,7 @@ from daifuku.train.dit import DiTLossSettings
 from daifuku.train.fast import FastSettings
 from daifuku.train.loop import LoopSettings
 from daifuku.train.muon import OptimiserSettings
+from daifuku.train.sections import Count, Positive
 from daifuku.train.tiny_clips import CUTS, CutSettings, WorldSettings
 from daifuku.train.vae import VAELossSettings
 from daifuku.weights.save import transformer_config
@@ -68,7 +69,7 @@ class Networks:
     encoder: EncoderConfig = ENCODER
     decoder: DecoderConfig = DECODER
     dit: DiTConfig = DIT
-    vocabulary: int = VOCABULARY
+    vocabulary: Positive = VOCABULARY
     """Pieces of words that the tokenizer learns."""
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class TinySettings:
     folder: Path
     device: str = "cpu"
     world: WorldSettings = field(default_factory=WorldSettings)
-    num_workers: int = 0
+    num_workers: Count = 0
     """Processes that render clips ahead of their use, one less than there are cores; with 0 all waits for rendering."""
     networks: Networks = field(default_factory=Networks)
     bfloat16: bool = True
@@ -103,13 +104,13 @@ class TinySettings:
     vae_losses: VAELossSettings = field(default_factory=VAELossSettings)
     cuts: CutSettings = CUTS
     decoder: LoopSettings = DECODER_LOOP
-    num_clips: int = 16 * 1024
+    num_clips: Positive = 16 * 1024
     """Clips whose latents the DiT learns from."""
-    clips_at_once: int = 1
+    clips_at_once: Positive = 1
     """Clips that are encoded together: on a GPU many, up to a chunk of 16."""
-    num_validation_clips: int = 24
+    num_validation_clips: Positive = 24
     """Clips that the VAE is measured on."""
-    num_validation_latents: int = 256
+    num_validation_latents: Positive = 256
     """Clips that the DiT is measured on."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
