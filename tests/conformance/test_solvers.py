@@ -9,6 +9,7 @@ from torch import Tensor
 
 from daifuku import registry
 from daifuku.request import SOLVERS
+from daifuku.sample.given import holding
 from daifuku.sample.noise import seeded_noise
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.sample.solver import Solver
@@ -113,3 +114,19 @@ def test_started_at_a_later_sigma_from_the_latent_there_it_goes_on_bit_for_bit(s
     rest = list(solver.run(decay, latents[done - 1].clone(), sigmas[done:]))
     assert len(rest) == 5 - done
     assert all(torch.equal(one, other) for one, other in zip(rest, latents[done:], strict=True))
+
+
+def test_frames_that_are_given_come_out_bit_for_bit_and_the_network_sees_them_clean_at_every_noise_level(
+    solver: Solver,
+) -> None:
+    start, given = seeded_noise([3], (12, 4, 2, 2)), torch.tensor([True, False, False, True])
+    seen: list[Tensor] = []
+
+    def velocity(latent: Tensor, sigma: float) -> Tensor:
+        seen.append(latent)
+        return torch.sin(latent) - sigma * latent.mean(dim=2, keepdim=True)
+
+    latents = list(solver.run(holding(velocity, given), start, linear_quadratic(6, 0.1)))
+    for latent in (*latents, *seen):
+        assert torch.equal(latent[:, :, given], start[:, :, given])
+    assert (latents[0][:, :, ~given] != start[:, :, ~given]).any()

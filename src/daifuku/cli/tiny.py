@@ -33,6 +33,13 @@ def tiny(
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder that `export` writes.")] = Path(
         "runs/tiny/model"
     ),
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            help="A TOML file with what differs from the shipped model. Default: FOLDER/settings.toml, if any.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where to train: cpu or cuda.")] = "cpu",
     steps: Annotated[
         int | None,
@@ -46,21 +53,24 @@ def tiny(
     from dataclasses import replace
 
     from daifuku.train import tiny as recipe
+    from daifuku.train.tiny_settings import TinySettings, read_settings
 
-    settings = recipe.TinySettings(folder=folder, device=device)
+    kept = folder / "settings.toml"
+    file = kept if settings is None and kept.is_file() else settings
+    own = TinySettings(folder=folder, device=device) if file is None else read_settings(file, folder, device)
     wanted = [stage.value for stage in stages or Stage]
     if steps is not None:
         named = {"vae", "decoder", "dit", "fast"}.intersection(wanted)
         if len(named) != 1:
             raise typer.BadParameter("--steps goes with one of the stages vae, decoder, dit and fast")
         name = named.pop()
-        settings = replace(settings, **{name: replace(getattr(settings, name), num_steps=steps)})
+        own = replace(own, **{name: replace(getattr(own, name), num_steps=steps)})
     for name in wanted:
         if name == "export":
-            recipe.export(settings, output)
+            recipe.export(own, output)
             print(output)
         else:
-            for report in recipe.STAGES[name](settings):
+            for report in recipe.STAGES[name](own):
                 _show(name, report)
 
 

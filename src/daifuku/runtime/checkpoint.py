@@ -35,7 +35,7 @@ class Start:
     """Steps that are done."""
     latent: Float[Tensor, "c t h w"]
     states: Mapping[str, State] = field(default_factory=dict)
-    """What step caches and guidance remember."""
+    """What step caches and guidance remember, and which frames are given."""
 
 
 def copied(states: Mapping[str, State], device: torch.device) -> dict[str, State]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from daifuku.config import RuntimeConfig
 from daifuku.model.dit import AsymmDiT
 from daifuku.request import NO_STEP_CACHE, ResolvedRequest
+from daifuku.runtime.given import as_held
 from daifuku.runtime.step_caching import cached
 from daifuku.sample.guidance import Caption, Network, conditioned, guided, guided_together, scale_at
 from daifuku.sample.solver import State, Velocity
@@ -19,8 +20,22 @@ def velocity_of(
     sigmas: Sequence[float],
     states: dict[str, State],
 ) -> Velocity:
-    """Guidance over step caches over the transformer. All that they remember is in `states`, by who remembers it."""
+    """Given frames over guidance over step caches over the transformer.
 
+    All that they remember is in `states`, by who remembers it.
+    """
+    return as_held(_towards(dit, request, run, prompt, negative, sigmas, states), states)
+
+
+def _towards(
+    dit: AsymmDiT,
+    request: ResolvedRequest,
+    run: RuntimeConfig,
+    prompt: Caption,
+    negative: Caption | None,
+    sigmas: Sequence[float],
+    states: dict[str, State],
+) -> Velocity:
     def network(name: str) -> Network:
         state = states.setdefault(name, {})
         return cached(dit, request.step_cache, state, threshold=request.cache_threshold, last_sigma=sigmas[-2])

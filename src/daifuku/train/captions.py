@@ -11,14 +11,14 @@ MAX_TOKENS = 256
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-def new_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
+def new_tokenizer(captions: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Learns a vocabulary from captions. Case does not matter, and a word it never saw falls apart into letters."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[PAD, END, UNKNOWN],
         unk_token=UNKNOWN,
         initial_alphabet=list(string.ascii_lowercase + string.digits + string.punctuation),
@@ -32,13 +32,13 @@ def new_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def new_text_encoder(vocabulary: int) -> T5EncoderModel:
-    """A T5 v1.1 encoder of 0.4 million parameters, with random weights."""
+def new_text_encoder(vocabulary: int, width: int = 128) -> T5EncoderModel:
+    """A T5 v1.1 encoder with random weights, at this width of 0.4 million parameters."""
     config = T5Config(
         vocab_size=vocabulary,
-        d_model=128,
-        d_kv=32,
-        d_ff=256,
+        d_model=width,
+        d_kv=width // 4,
+        d_ff=2 * width,
         num_layers=2,
         num_heads=4,
         feed_forward_proj="gated-gelu",

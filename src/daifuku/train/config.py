@@ -51,6 +51,8 @@ class TrainConfig(Section):
     """For `daifuku distill`, and needed there."""
     caption_dropout: Share = 0.1
     """Share of the samples that are shown with the sampler's empty prompt."""
+    given_share: Share = 0.0
+    """Share of the clips that are learnt beside given frames: the first, first and last, or the first two or three."""
     batch: BatchSection = BatchSection()
     optimiser: OptimiserSection = OptimiserSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -85,13 +87,17 @@ def read_config(path: Path) -> TrainConfig:
 
     Raises InvalidRequest naming the key, what it may be and the nearest thing that works.
     """
+    return parse_config(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says. Raises InvalidRequest."""
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidRequest(f"the configuration {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is no TOML file: {error}") from error
-    return parse_config(content, str(path))
 
 
 def parse_config(content: dict[str, Any], where: str = "the configuration") -> TrainConfig:
@@ -99,11 +105,12 @@ def parse_config(content: dict[str, Any], where: str = "the configuration") -> T
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(_explained(each) for each in error.errors())
+        wrong = "; ".join(explained(each) for each in error.errors())
         raise InvalidRequest(f"{where}: {wrong}") from None
 
 
-def _explained(error: Any) -> str:
+def explained(error: Any) -> str:
+    """What pydantic found wrong with one key, in words."""
     key = ".".join(map(str, error["loc"])) or "together"
     if error["type"] == "extra_forbidden":
         known = list(_fields_at(error["loc"][:-1]))

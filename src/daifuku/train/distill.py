@@ -25,6 +25,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.sample.guidance import Caption, Network
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.train.flow import Noised, Objective
+from daifuku.train.given import beside_given, of_open_frames
 from daifuku.train.lora import without_lora
 from daifuku.train.sections import DistillSection
 
@@ -43,16 +44,22 @@ def objective(
 ) -> Objective:
     """What a student learns: from `teacher`, or from itself as it is now, under a LoRA that changes nothing yet.
 
-    `null` is what the sampler gives the network for an empty prompt.
+    `null` is what the sampler gives the network for an empty prompt. Frames that are given, both see clean.
     """
     student = _in_precision(dit, bfloat16)
-    network = _in_precision(_as_it_is(dit) if teacher is None else teacher, bfloat16)
-    wanted = guided_teacher(network, null, settings.guidance_scale)
-    if settings.method == "guidance":
-        return partial(guidance_loss, student, wanted)
-    if settings.method == "progressive":
-        return partial(progressive_loss, settings, student, wanted)
-    return partial(consistency_loss, settings, student, wanted, averaged)
+    unguided = _in_precision(_as_it_is(dit) if teacher is None else teacher, bfloat16)
+    guided = guided_teacher(unguided, null, settings.guidance_scale)
+    losses: dict[str, Callable[..., Tensor]] = {
+        "guidance": guidance_loss,
+        "progressive": partial(progressive_loss, settings),
+        "consistency": partial(consistency_loss, settings, averaged=averaged),
+    }
+
+    def learnt(batch: Noised) -> Tensor:
+        held = (beside_given(network, batch.clean, batch.noise, batch.given) for network in (student, guided))
+        return of_open_frames(losses[settings.method](*held, batch=batch), batch.given)
+
+    return learnt
 
 
 def guided_teacher(network: Network, null: Caption, scale: float) -> Network:

@@ -17,7 +17,9 @@ from transformers import T5EncoderModel
 from daifuku.model.attention import matmul
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
+from daifuku.train.given import Given, beside_given, draw_given, of_open_frames
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
+from daifuku.train.sections import Positive, Share
 from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
 
@@ -25,12 +27,14 @@ from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 class DiTLossSettings:
     """How noise levels and captions are drawn."""
 
-    batch_size: int = 64
+    batch_size: Positive = 64
     logit_mean: float = 0.5
     logit_std: float = 1.2
-    uniform_share: float = 0.3
+    uniform_share: Share = 0.3
     """Share of the samples whose sigma is uniform; the rest is logit-normal. Uniform ones reach the ends."""
-    caption_dropout: float = 0.1
+    caption_dropout: Share = 0.1
+    given_share: Share = 0.0
+    """Share of the samples of which some latent frames are given (`given.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +77,34 @@ def draw_sigmas(settings: DiTLossSettings, count: int, generator: torch.Generato
     return torch.where(uniform, quantile, logit_normal)
 
 
+def noise_like(latents: Float[Tensor, "b c t h w"], generator: torch.Generator) -> Float[Tensor, "b c t h w"]:
+    """Standard normal noise from the random numbers of a step, on the device of the latents.
+
+    Not a CPU's for every device: that takes longer to draw than a GPU takes for the rest of a small model's step.
+    """
+    if latents.device.type == "cpu":
+        return torch.randn(latents.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    own = torch.Generator(latents.device).manual_seed(seed)
+    return torch.randn(latents.shape, generator=own, device=latents.device)
+
+
 def flow_loss(
     model: TextToVideo,
     batch: Captioned,
     sigma: Float[Tensor, " b"],
     noise: Float[Tensor, "b c t h w"],
     dropped: Bool[Tensor, " b"],
+    given: Given,
     bfloat16: bool,
 ) -> Float[Tensor, " b"]:
-    """Mean squared error of the velocity, per sample."""
+    """Mean squared error of the velocity over the frames that are not given, per sample."""
 
     def predict(noisy: Tensor, sigma: Tensor) -> Tensor:
         return model(noisy, sigma, batch.ids, batch.mask, dropped)
 
-    return velocity_error(predict, batch.latents, noise, sigma, bfloat16)
+    network = beside_given(predict, batch.latents, noise, given)
+    return of_open_frames(velocity_error(network, batch.latents, noise, sigma, bfloat16), given)
 
 
 def train_dit(
@@ -106,26 +124,37 @@ def train_dit(
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
         count = len(batch.latents)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+        noise = noise_like(batch.latents, generator)
         sigma = draw_sigmas(losses, count, generator).to(device)
         dropped = (torch.rand(count, generator=generator) < losses.caption_dropout).to(device)
-        return flow_loss(model, batch, sigma, noise, dropped, bfloat16).mean(), {}
+        given = draw_given(losses.given_share, count, noise.shape[2], generator).to(device)
+        return flow_loss(model, batch, sigma, noise, dropped, given, bfloat16).mean(), {}
 
     def validate() -> dict[str, float]:
-        return validation_loss(model, validation, bfloat16)
+        curve = validation_loss(model, validation, bfloat16)
+        if losses.given_share:
+            curve["val_given"] = validation_loss(model, validation, bfloat16, first_given=True)["val"]
+        return curve
 
     yield from train(model, loss, settings, folder, validate=validate, adam_share=share_of)
 
 
 @torch.no_grad()
-def validation_loss(model: TextToVideo, batch: Captioned, bfloat16: bool) -> dict[str, float]:
-    """Loss on fixed noise at eight noise levels in the middles of equal bins, and their mean."""
+def validation_loss(
+    model: TextToVideo, batch: Captioned, bfloat16: bool, *, first_given: bool = False
+) -> dict[str, float]:
+    """Loss on fixed noise at eight noise levels in the middles of equal bins, and their mean.
+
+    With `first_given` the first latent frame is given, and the others are measured.
+    """
     noise = torch.randn(batch.latents.shape, generator=generator_for(0, 0)).to(batch.latents.device)
     kept = torch.zeros(len(noise), dtype=torch.bool, device=noise.device)
+    given = torch.zeros(len(noise), noise.shape[2], dtype=torch.bool, device=noise.device)
+    given[:, 0] = first_given
     curve = {}
     for level in VALIDATION_SIGMAS:
         sigma = torch.full((len(noise),), level, device=noise.device)
-        curve[f"val_{level:.4f}"] = flow_loss(model, batch, sigma, noise, kept, bfloat16).mean().item()
+        curve[f"val_{level:.4f}"] = flow_loss(model, batch, sigma, noise, kept, given, bfloat16).mean().item()
     return {"val": sum(curve.values()) / len(curve)} | curve
 
 

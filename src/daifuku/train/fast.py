@@ -1,7 +1,7 @@
 """The built-in model in few steps of one pass each: a LoRA that is distilled from the model itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
 from daifuku.sample.schedule import linear_quadratic
 from daifuku.train.distill import objective
-from daifuku.train.dit import Captioned, TextToVideo, share_of
+from daifuku.train.dit import Captioned, TextToVideo, noise_like, share_of
 from daifuku.train.flow import Noised
+from daifuku.train.given import draw_given
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
-from daifuku.train.sections import DistillSection
+from daifuku.train.sections import DistillSection, Positive, Share
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora_extract import extracted, input_moments
 from daifuku.weights.lora_write import pairs_content
@@ -44,8 +45,10 @@ DEFAULTS: dict[str, Any] = {
 class FastSettings:
     """How many clips a step learns from, and how much of what was learnt ships."""
 
-    batch_size: int = 32
-    rank: int = 64
+    batch_size: Positive = 32
+    given_share: Share = 0.0
+    """Share of the samples of which some latent frames are given, best as for the model itself."""
+    rank: Positive = 64
     """Of the LoRA that the trained weights become."""
 
 
@@ -58,6 +61,7 @@ def train_fast(
     *,
     validation: Captioned,
     bfloat16: bool,
+    given_share: float,
 ) -> Iterator[Report]:
     """Trains the transformer of `model`, which begins as its teacher; `batches(step)` gives the samples of a step."""
     for dit in (model.dit, teacher):
@@ -68,21 +72,23 @@ def train_fast(
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
     learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)
 
-    def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
-        return _noised(model, batch, level, generator).to(device)
+    def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float) -> Noised:
+        found = _noised(model, batch, level, generator)
+        given = draw_given(share, len(level), found.noise.shape[2], generator)
+        return replace(found, given=given).to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
         count = len(batch.latents)
         level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return learnt(noised(batch, level, generator)).mean(), {}
+        return learnt(noised(batch, level, generator, given_share)).mean(), {}
 
     def validate() -> dict[str, float]:
         errors = []
         for number, part in enumerate(parts(validation, len(batches(0).latents))):
             count = len(part.latents)
             level = (torch.arange(count) + 0.5) / count
-            errors.append(learnt(noised(part, level, generator_for(0, number))))
+            errors.append(learnt(noised(part, level, generator_for(0, number), 0.0)))
         return {"val": torch.cat(errors).mean().item()}
 
     yield from train(model.dit, loss, loop, folder, validate=validate, adam_share=share_of)
@@ -123,5 +129,5 @@ def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: C
 @torch.no_grad()
 def _noised(model: TextToVideo, batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
     text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-    noise = torch.randn(batch.latents.shape, generator=generator)
+    noise = noise_like(batch.latents, generator)
     return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask)

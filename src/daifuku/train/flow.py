@@ -20,6 +20,7 @@ from daifuku.config import LatentStats
 from daifuku.model.vae.encoder import Posterior
 from daifuku.sample.guidance import Caption
 from daifuku.train.dataset import Batches, Posteriors, Sample, read_samples
+from daifuku.train.given import Given, beside_given, draw_given, of_open_frames
 from daifuku.train.sections import SigmaSection
 from daifuku.train.velocity import VALIDATION_SIGMAS, velocity_error
 
@@ -39,6 +40,8 @@ class Noised:
     sigma: Float[Tensor, " b"]
     text: Float[Tensor, "b l features"]
     mask: Bool[Tensor, "b l"]
+    given: Given
+    """Frames that the network sees clean, and that count in no loss."""
 
     def to(self, device: torch.device) -> "Noised":
         """The same on a device."""
@@ -62,6 +65,8 @@ class Recipe:
     seed: int
     num_tokens: int | None = None
     """Every batch of text is padded to this many tokens; None pads to its longest caption."""
+    given_share: float = 0.0
+    """Share of the samples of which some latent frames are given."""
 
     def noised(self, batches: Batches, micro: int) -> Noised:
         """The batch of a micro-step."""
@@ -71,12 +76,13 @@ class Recipe:
         kept = [float(torch.rand((), generator=draw)) >= self.caption_dropout for draw in draws]
         parts = [float(torch.rand((), generator=draw)) for draw in draws]
         sigma = [self._sigma(micro, place, len(samples), part) for place, part in enumerate(parts)]
-        return self._assembled(read_samples(samples, captions), kept, torch.tensor(sigma), draws)
+        found = read_samples(samples, captions)
+        return self._assembled(found, kept, torch.tensor(sigma), draws, self.given_share)
 
     def fixed(self, sample: Sample, place: int, sigma: float) -> Noised:
-        """One sample at one noise level, with its first caption; noise is a function of the place alone."""
+        """One sample at one noise level, with its first caption and nothing given; noise depends on the place alone."""
         draws = [_generator(VALIDATION_SEED, 0, place)]
-        return self._assembled(read_samples([sample], [0]), [True], torch.tensor([sigma]), draws)
+        return self._assembled(read_samples([sample], [0]), [True], torch.tensor([sigma]), draws, 0.0)
 
     def _sigma(self, micro: int, place: int, count: int, part: float) -> float:
         """`part` is uniform in [0, 1)."""
@@ -92,14 +98,21 @@ class Recipe:
         return 1 / (1 + math.exp(-(self.sigmas.mean + self.sigmas.std * normal)))
 
     def _assembled(
-        self, found: Posteriors, kept: Sequence[bool], sigma: Float[Tensor, " b"], draws: Sequence[torch.Generator]
+        self,
+        found: Posteriors,
+        kept: Sequence[bool],
+        sigma: Float[Tensor, " b"],
+        draws: Sequence[torch.Generator],
+        given_share: float,
     ) -> Noised:
         each = zip(found.mean.split(1), found.logvar.split(1), draws, strict=True)
         z = torch.cat([Posterior(mean=mean, logvar=logvar).sample(draw) for mean, logvar, draw in each])
         mean, std = rearrange(torch.tensor([self.stats.mean, self.stats.std]), "two c -> two c 1 1 1")
         noise = torch.stack([torch.randn(found.mean.shape[1:], generator=draw) for draw in draws])
+        # Drawn last, so that what else is drawn stays the same whatever the share.
+        given = torch.cat([draw_given(given_share, 1, noise.shape[2], draw) for draw in draws])
         text, mask = self._padded(found.text, kept)
-        return Noised(clean=(z - mean) / std, noise=noise, sigma=sigma, text=text, mask=mask)
+        return Noised(clean=(z - mean) / std, noise=noise, sigma=sigma, text=text, mask=mask, given=given)
 
     def _padded(
         self, text: Sequence[Tensor], kept: Sequence[bool]
@@ -115,12 +128,14 @@ class Recipe:
 
 
 def flow_loss(predict: Predict, batch: Noised, *, bfloat16: bool) -> Float[Tensor, " b"]:
-    """Mean squared error of the velocity, per sample."""
-    return velocity_error(
-        lambda noisy, level: predict(noisy, level, batch.text, batch.mask),
+    """Mean squared error of the velocity over the frames that are not given, per sample."""
+    network = beside_given(predict, batch.clean, batch.noise, batch.given)
+    losses = velocity_error(
+        lambda noisy, level: network(noisy, level, batch.text, batch.mask),
         *(batch.clean, batch.noise, batch.sigma),
         bfloat16,
     )
+    return of_open_frames(losses, batch.given)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -15,27 +16,28 @@ from daifuku.config import LatentStats
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.train.dit import Captioned
 from daifuku.train.loop import generator_for
+from daifuku.train.tiny_clips import CHUNK
 from daifuku.train.vae import to_video
 from daifuku.world import Clip
 
 SHARD = 512
 """Clips per file."""
 
-CHUNK = 16
-"""Clips rendered at a time."""
-
 
 @torch.no_grad()
 def encode_clips(
     vae: AsymmVAE,
-    clips: Callable[[int, int], list[tuple[Clip, list[str]]]],
+    chunks: Callable[[int], list[tuple[Clip, list[str]]]],
     folder: Path,
     num_clips: int,
+    *,
     bfloat16: bool,
+    at_once: int,
 ) -> Iterator[int]:
     """Writes the posterior means of clips 0 to `num_clips`, with their captions; yields how many are there.
 
-    `clips(start, count)` gives clips with several captions each. Shards that are there already are kept.
+    `chunks(number)` gives the `CHUNK` clips of a chunk with several captions each, of which `at_once` are encoded
+    together. Shards that are there already are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = next(vae.parameters()).device
@@ -44,10 +46,12 @@ def encode_clips(
         if not path.exists():
             means, captions = [], []
             for offset in range(start, stop, CHUNK):
-                for clip, sentences in clips(offset, min(CHUNK, stop - offset)):
+                chunk = chunks(offset // CHUNK)[: stop - offset]
+                captions += [sentences for _, sentences in chunk]
+                for first in range(0, len(chunk), at_once):
+                    frames = np.stack([clip.frames for clip, _ in chunk[first : first + at_once]])
                     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                        means.append(vae.encode(to_video(clip.frames[None], device)).mean.to("cpu", torch.float16))
-                    captions.append(sentences)
+                        means.append(vae.encode(to_video(frames, device)).mean.to("cpu", torch.float16))
             temporary = path.with_suffix(".partial")
             save_file({"mean": torch.cat(means).contiguous()}, temporary, metadata={"captions": json.dumps(captions)})
             temporary.replace(path)
@@ -71,18 +75,18 @@ def channel_stats(latents: Float[Tensor, "n c t h w"]) -> LatentStats:
 
 
 class LatentSet:
-    """Cached latents, whitened and shuffled anew each epoch; a step's batch depends on the step alone."""
+    """Cached latents on the device, whitened and shuffled anew each epoch; a step's batch depends on the step alone."""
 
     def __init__(
         self, folder: Path, tokenizer: PreTrainedTokenizerFast, stats: LatentStats, num_tokens: int, device: str
     ) -> None:
         latents, captions = read_clips(folder)
         mean, std = torch.tensor([stats.mean, stats.std])[:, :, None, None, None]
-        self.latents = ((latents.float() - mean) / std).half()
+        self.latents = ((latents.float() - mean) / std).half().to(device)
         flat = [caption for sentences in captions for caption in sentences]
         tokens = tokenizer(flat, padding="max_length", truncation=True, max_length=num_tokens, return_tensors="pt")
-        self.ids = tokens["input_ids"].reshape(len(captions), -1, num_tokens)
-        self.mask = tokens["attention_mask"].bool().reshape(self.ids.shape)
+        self.ids = tokens["input_ids"].reshape(len(captions), -1, num_tokens).to(device)
+        self.mask = tokens["attention_mask"].bool().reshape(self.ids.shape).to(device)
         self.num_tokens = num_tokens
         self.device = device
 
@@ -100,8 +104,7 @@ class LatentSet:
         return self._pick(torch.arange(count), torch.zeros(count, dtype=torch.long))
 
     def _pick(self, chosen: Tensor, caption: Tensor) -> Captioned:
+        chosen, caption = chosen.to(self.device), caption.to(self.device)
         return Captioned(
-            latents=self.latents[chosen].float().to(self.device),
-            ids=self.ids[chosen, caption].to(self.device),
-            mask=self.mask[chosen, caption].to(self.device),
+            latents=self.latents[chosen].float(), ids=self.ids[chosen, caption], mask=self.mask[chosen, caption]
         )

@@ -119,6 +119,7 @@ def open_task(config: TrainConfig, ranks: Ranks = ALONE) -> Task:
             accumulate=config.batch.accumulate,
             seed=config.seed,
             num_tokens=longest if config.compute.compile else None,
+            given_share=config.given_share,
         ),
         batches=batches,
         folders=folders,

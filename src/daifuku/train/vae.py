@@ -11,9 +11,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from daifuku.errors import InvalidRequest
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.encoder import Posterior
 from daifuku.train.loop import Company, LoopSettings, Report, train
+from daifuku.weights.load import load_vae
 
 Batch = tuple[UInt8[np.ndarray, "b t h w 3"], Bool[np.ndarray, "b t h w"]]
 """Clips, and which of their pixels belong to an object."""
@@ -43,6 +45,26 @@ def kl_divergence(posterior: Posterior) -> Float[Tensor, ""]:
     """Mean over latent values of KL(posterior || unit Gaussian), in nats."""
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def read_vae(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> AsymmVAE:
+    """Both halves of a model's VAE, ready to be trained.
+
+    Raises InvalidRequest for half a VAE, and what `load_vae` raises.
+    """
+    vae = load_vae(source, device=device, revision=revision, variant=variant)
+    if vae.encoder is None or vae.decoder is None:
+        raise InvalidRequest(f"{source} holds one half of a VAE, and training needs both: give a whole model")
+    for parameter in vae.parameters():
+        # Weights may still be views of their file.
+        parameter.data = parameter.data.clone()
+    return vae.requires_grad_(True)
 
 
 def train_vae(

@@ -18,8 +18,7 @@ from daifuku.train.config import TrainConfig
 from daifuku.train.latents import channel_stats
 from daifuku.train.loop import Company, Report
 from daifuku.train.run import loop_settings, machine_conditions, make_folder, with_cost
-from daifuku.train.vae import Batch, VAELossSettings, to_video, train_vae
-from daifuku.weights.load import load_vae
+from daifuku.train.vae import Batch, VAELossSettings, read_vae, to_video, train_vae
 from daifuku.weights.save import save_vae
 
 NUM_STATS = 64
@@ -78,13 +77,8 @@ def _opened(config: TrainConfig) -> AsymmVAE:
     own = config.model
     source = BUILT_IN_FOLDER if own.name == BUILT_IN else own.name
     device = find_device(config.compute.device)
-    vae = load_vae(source, device=device, revision=own.revision, variant=own.variant)
-    if vae.encoder is None or vae.decoder is None:
-        raise InvalidRequest(f"{own.name} holds one half of a VAE, and training needs both: give a whole model")
-    for parameter in vae.parameters():
-        # Weights may still be views of their file.
-        parameter.data = parameter.data.clone()
-    vae.decoder.requires_grad_(True)
+    vae = read_vae(source, device=device, revision=own.revision, variant=own.variant)
+    assert vae.encoder is not None, "read_vae gives both halves"
     vae.encoder.requires_grad_(config.vae.parts == "both")
     return vae.train()
 

@@ -42,6 +42,7 @@ def batch() -> Noised:
         sigma=torch.tensor([0.05, 0.3, 0.6, 0.95]),
         text=torch.randn(4, 5, 8, generator=draw),
         mask=torch.ones(4, 5, dtype=torch.bool),
+        given=torch.zeros(4, 2, dtype=torch.bool),
     )
 
 

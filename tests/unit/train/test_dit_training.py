@@ -62,7 +62,9 @@ def test_an_untrained_model_has_loss_two() -> None:
     samples = batch(64)
     noise = torch.randn(samples.latents.shape, generator=torch.Generator().manual_seed(2))
     nothing = torch.zeros(64, dtype=torch.bool)
-    loss = flow_loss(tiny_model(), samples, torch.rand(64), noise, nothing, bfloat16=False)
+    loss = flow_loss(
+        tiny_model(), samples, torch.rand(64), noise, nothing, torch.zeros(64, 2, dtype=torch.bool), bfloat16=False
+    )
     assert abs(loss.mean().item() - 2.0) < 0.05
 
 

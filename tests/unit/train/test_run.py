@@ -34,12 +34,14 @@ LORA = {"method": "lora", "scratch": None, "lora": {"video_qkv": {"rank": 4}}}
 DORA = LORA | {"lora": {"video_qkv": {"rank": 4}, "dora": True}}
 FULL = {"method": "full", "scratch": None}
 GUIDED = LORA | {"distill": {"method": "guidance"}}
+BESIDE_GIVEN = SCRATCH | {"given_share": 0.7}
 CONSISTENT = FULL | {"distill": {"method": "consistency"}, "ema_decay": 0.9}
 
 
 def _called(method: dict[str, Any]) -> str:
     kind = "dora" if method.get("lora", {}).get("dora") else method["method"]
-    return f"{kind} {method.get('distill', {}).get('method', '')}".strip()
+    beside = "beside given frames" if "given_share" in method else method.get("distill", {}).get("method", "")
+    return f"{kind} {beside}".strip()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_widths_that_no_model_folder_could_hold_are_refused_before_the_first_ste
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("method", [SCRATCH, LORA, DORA, FULL, GUIDED, CONSISTENT], ids=_called)
+@pytest.mark.parametrize("method", [SCRATCH, BESIDE_GIVEN, LORA, DORA, FULL, GUIDED, CONSISTENT], ids=_called)
 def test_a_run_that_was_left_in_the_middle_ends_bit_identical(
     method: dict[str, Any], data: Path, base: dict[str, str], tmp_path: Path
 ) -> None:

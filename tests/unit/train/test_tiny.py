@@ -1,6 +1,8 @@
 """The recipe of the built-in model, run end to end for a few steps."""
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,19 @@ import pytest
 import torch
 
 import daifuku
+from daifuku import world
 from daifuku.errors import TrainingError
+from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train import tiny
+from daifuku.train.ahead import made_ahead
 from daifuku.train.captions import new_tokenizer
 from daifuku.train.dit import DiTLossSettings
 from daifuku.train.fast import FastSettings
-from daifuku.train.latents import channel_stats, read_clips
-from daifuku.train.tiny import TinySettings, vae_batch
+from daifuku.train.latents import channel_stats, encode_clips, read_clips
+from daifuku.train.tiny_clips import CutSettings, WorldSettings, captioned_clips, vae_batch
+from daifuku.train.tiny_settings import TinySettings, read_settings
 from daifuku.train.vae import pixel_weights, to_video
+from daifuku.weights.load import load_vae
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +117,45 @@ def test_the_batch_of_a_step_depends_on_the_step_alone() -> None:
     assert vae_batch(settings, 9, 10)[0].shape[2:4] == (64, 64), "late steps see all of it"
 
 
+def test_windows_are_cut_from_the_clips_of_whatever_world_it_is() -> None:
+    other = WorldSettings(size=96, num_frames=37, fps=24, fluid_share=1.0)
+    cuts = CutSettings(windows=((7, 3), (37, 2)), crop=0.6, crop_share=0.5)
+    early, late = vae_batch(other, 4, 10, cuts), vae_batch(other, 5, 10, cuts)
+    assert early[0].shape == (3, 7, 56, 56, 3), "whole latent cells"
+    assert late[0].shape == (2, 37, 96, 96, 3) and late[1].shape == late[0].shape[:4]
+    whole = world.clips(0, 5 * 3, 2, size=96, num_frames=37, fps=24, fluid_share=1.0, pair_share=0.1)
+    assert np.array_equal(late[0], np.stack([clip.frames for clip in whole])), "each step has clips of its own"
+
+
+def test_the_models_defaults_are_the_clips_that_it_learnt() -> None:
+    found = tiny.defaults(WorldSettings(size=96, num_frames=37, fps=24))
+    assert [found[name] for name in ("height", "width", "num_frames", "fps")] == [96, 96, 37, 24]
+    shipped = json.loads((BUILT_IN_FOLDER / "generation_config.json").read_text())
+    assert tiny.defaults(WorldSettings()) == shipped
+
+
+def test_a_vae_goes_on_from_that_of_another_model_with_the_sizes_that_it_has() -> None:
+    settings = TinySettings(folder=Path("unused"), vae_from=BUILT_IN_FOLDER)
+    began, shipped = tiny.new_vae(settings), load_vae(BUILT_IN_FOLDER)
+    assert all(p.requires_grad for p in began.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(began.parameters(), shipped.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("at_once", "num_workers"), [(16, 0), (3, 0), (1, 1)])
+def test_latents_are_the_same_however_many_are_encoded_together_and_whoever_renders(
+    at_once: int, num_workers: int, tmp_path: Path
+) -> None:
+    vae, small = load_vae(BUILT_IN_FOLDER), WorldSettings(size=16, num_frames=7)
+    plain = partial(captioned_clips, small, 3, "train")
+    for name, chunks, together in (("plain", plain, 1), ("other", made_ahead(plain, num_workers), at_once)):
+        assert list(encode_clips(vae, chunks, tmp_path / name, 18, bfloat16=False, at_once=together)) == [18]
+    (one, captions), (other, same) = (read_clips(tmp_path / name) for name in ("plain", "other"))
+    assert len(one) == len(captions) == 18 and captions == same
+    torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+    if at_once == 1:
+        assert torch.equal(one, other)
+
+
 def test_object_pixels_and_their_rim_weigh_more() -> None:
     mask = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     mask[0, 0, 4, 4] = True
@@ -128,3 +174,52 @@ def test_unknown_words_fall_apart_into_letters_and_case_does_not_matter() -> Non
     assert tokenizer("A RED Ball")["input_ids"] == tokenizer("a red ball")["input_ids"]
     assert tokenizer.unk_token_id not in tokenizer("a zebra quickly")["input_ids"]
     assert tokenizer.decode(tokenizer("a red ball")["input_ids"], skip_special_tokens=True) == "a red ball"
+
+
+SUCCESSOR = """
+world = {size = 96, num_frames = 37, fps = 24, pair_share = 0.3, fluid_share = 0.4, pace = true}
+bfloat16 = false
+compile = false
+num_workers = 1
+num_clips = 18
+num_validation_clips = 1
+num_validation_latents = 2
+clips_at_once = 8
+cuts.windows = [[7, 1], [13, 1]]
+vae.num_steps = 2
+decoder.num_steps = 2
+dit.num_steps = 2
+dit_losses = {batch_size = 2, given_share = 0.5}
+fast.num_steps = 2
+fast_student = {rank = 2, batch_size = 2, given_share = 0.5}
+
+[networks]
+vocabulary = 120
+encoder = {channels = [8, 8, 8, 32], num_blocks = [0, 0, 0, 0, 0]}
+decoder = {channels = [8, 8, 8, 32], num_blocks = [0, 0, 0, 0, 0]}
+
+[networks.dit]
+num_blocks = 2
+num_heads = 2
+head_dim = 12
+text_width = 12
+video_mlp_width = 64
+text_mlp_width = 32
+text_features = 16
+"""
+
+
+@pytest.mark.slow
+def test_another_world_goes_through_every_stage_and_its_model_makes_clips_of_its_size(tmp_path: Path) -> None:
+    file, target = tmp_path / "settings.toml", tmp_path / "model"
+    file.write_text(SUCCESSOR)
+    settings = read_settings(file, tmp_path / "run", "cpu")
+    for stage in tiny.STAGES.values():
+        for report in stage(settings):
+            assert all(np.isfinite(value) for value in report.values.values())
+    latents, captions = read_clips(settings.folder / "latents" / "train")
+    assert latents.shape == (18, 12, 7, 12, 12) and len(captions) == 18
+    tiny.export(settings, target)
+    pipe = daifuku.load(target)
+    video = pipe("orange smoke", num_inference_steps=1, seed=0)
+    assert video.frames.shape == (37, 96, 96, 3) and video.fps == 24
