@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from daifuku.evaluate.laws import explain
-from daifuku.evaluate.tracker import cielab, read
+from daifuku.evaluate.pixels import cielab
+from daifuku.evaluate.tracker import read
 from daifuku.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Clip, Scene, render, sample_scene
 
 
