@@ -12,6 +12,8 @@ from jaxtyping import Float
 
 from daifuku.evaluate.laws import explain
 from daifuku.evaluate.pixels import Cover, Frames, along_line, centres_of, flicker, look, paints, touches_border
+from daifuku.evaluate.pace import read_pace
+from daifuku.evaluate.turning import turn_rate
 from daifuku.world.factors import SHAPES, SIZES
 from daifuku.world.render import tether_colour
 from daifuku.world.shapes import AREA, REACH, SIGNED_DISTANCE
@@ -48,6 +50,8 @@ class Reading:
     """Fitted acceleration in picture sides per second squared, for motions under gravity."""
     area_variation: float | None
     """Standard deviation of the object's area over its mean, while it is wholly in the picture."""
+    pace: str | None = None
+    """`slow` or `fast`, where the motion has a free speed and it is one of those."""
     flicker: float
     """Mean change of background pixels from frame to frame, in 1/255."""
 
@@ -83,19 +87,21 @@ def read(frames: Frames, *, fps: int = 20) -> Reading:
     shape = _shape(cover, centres, area, trusted)
     radius = float(np.sqrt(np.median(area[trusted]) / AREA[shape])) / side
     law = explain(np.flatnonzero(trusted) / fps, centres[trusted] / side)
-    still = law is not None and law.motion == "rest"
-    turns = still and _turning(frames[trusted], centres[trusted], radius * side) > TURNING * np.linalg.norm(
-        paint - ground
-    )
+    motion, free = (law.motion, law.free) if law else (None, None)
+    contrast = np.linalg.norm(paint - ground)
+    if motion == "rest" and _turning(frames[trusted], centres[trusted], radius * side) > TURNING * contrast:
+        middle = np.median(centres[trusted], axis=0)
+        motion, free = "spin", abs(turn_rate(frames[trusted], middle, radius * side, fps))
     return replace(
         empty,
         colour=found[0].name,
         shape=shape,
         size=min(SIZES, key=lambda size: abs(np.log(SIZES[size] / radius))),
-        motion="spin" if turns else law and law.motion,
+        motion=motion,
         track=np.where(trusted[:, None], centres, np.nan),
         gravity=law and law.gravity,
         area_variation=float(area[trusted].std() / area[trusted].mean()),
+        pace=motion and read_pace(motion, free),
     )
 
 
