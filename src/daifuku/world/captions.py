@@ -1,12 +1,20 @@
 """Describes scenes in varied plain English of at most 24 words."""
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from daifuku.world.factors import COLLIDE
-from daifuku.world.scene import Scene, Thing
+from daifuku.world.phrases import (
+    DIRECTION_WORDS,
+    FLUID_NOUNS,
+    FLUID_PHRASES,
+    GRASS_SIZE_WORDS,
+    PACE_WORDS,
+    UNSEEN_FLUID_PHRASES,
+    Phrase,
+)
+from daifuku.world.scene import Fluid, Scene, Thing
 
 T = TypeVar("T")
 
@@ -42,14 +50,6 @@ BACKGROUND_WORDS = {
     "beige": ("beige", "cream", "sand-coloured"),
     "dark green": ("dark green", "deep green", "forest green"),
 }
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """One way to name a motion, as what the object does and as what it is doing."""
-
-    verb: str
-    gerund: str
 
 
 MOTION_PHRASES = {
@@ -195,7 +195,13 @@ PRAISE = ("beautiful", "nice", "pretty", "cute", "shiny")
 
 
 def plain(scene: Scene) -> str:
-    """The first and simplest wording of everything: size, colour, shape, motion and background."""
+    """The first and simplest wording of everything: size, colour, shape, motion, direction and background."""
+    place = f"on a {BACKGROUND_WORDS[scene.background][0]} background"
+    if fluid := scene.fluid:
+        sizes = GRASS_SIZE_WORDS if fluid.motion == "grass" else SIZE_WORDS
+        noun = FLUID_NOUNS[fluid.motion][0].format(size=sizes[fluid.size][0], colour=COLOUR_WORDS[fluid.colour][0])
+        verb = FLUID_PHRASES[fluid.motion][0].verb
+        return " ".join([noun, verb, *([DIRECTION_WORDS[fluid.direction][0]] if _has_direction(fluid) else ()), place])
     nouns = [
         _with_article(f"{SIZE_WORDS[one.size][0]} {COLOUR_WORDS[one.colour][0]} {SHAPE_WORDS[one.shape][0]}")
         for one in scene.things
@@ -207,27 +213,41 @@ def plain(scene: Scene) -> str:
         subject = f"{nouns[0]} and {nouns[1]} {verbs[0]}"
     else:
         subject = f"{nouns[0]} {verbs[0]} and {nouns[1]} {verbs[1]}"
-    return f"{subject} on a {BACKGROUND_WORDS[scene.background][0]} background"
+    return f"{subject} {place}"
 
 
-def describe(scene: Scene, rng: np.random.Generator, phrasing: str = "train", *, complete: bool = False) -> str:
+def describe(
+    scene: Scene,
+    rng: np.random.Generator,
+    phrasing: str = "train",
+    *,
+    complete: bool = False,
+    pace: bool = False,
+) -> str:
     """Describe a scene in words of one's own.
 
-    With phrasing `unseen`, sentence forms and motion phrases are those kept out of training. Size and background are
-    sometimes left unsaid, unless the description is to be complete.
+    With phrasing `unseen`, sentence forms and motion phrases are those kept out of training. Size, background and a
+    fluid's direction are sometimes left unsaid, and so is the pace where it is asked for; unless the description is
+    to be complete.
     """
     assert phrasing in ("train", "unseen"), phrasing
     while True:
-        caption = _sentence(scene, rng, phrasing, complete)
+        caption = _sentence(scene, rng, phrasing, complete, pace)
         if len(caption.split()) <= MAX_WORDS:
             return caption
 
 
-def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str, complete: bool) -> str:
+def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str, complete: bool, pace: bool) -> str:
     background = _usual(rng, BACKGROUND_WORDS[scene.background])
     with_size = rng.random() < 0.6 or complete
-    nouns = [_noun(thing, rng, with_size) for thing in scene.things]
-    phrases = [_motion(thing, rng, phrasing) for thing in scene.things]
+    if scene.fluid:
+        nouns = [_fluid_noun(scene.fluid, rng, with_size)]
+        phrases = [_fluid_motion(scene.fluid, rng, phrasing, complete)]
+    else:
+        nouns = [_noun(thing, rng, with_size) for thing in scene.things]
+        phrases = [_motion(thing, rng, phrasing) for thing in scene.things]
+    if pace:
+        phrases = [_paced(*each, rng, complete) for each in zip(phrases, _paces(scene), strict=True)]
     parts = {
         "prefix": _pick(rng, PREFIXES),
         "background": background,
@@ -272,6 +292,48 @@ def _with_article(noun: str) -> str:
 
 def _motion(thing: Thing, rng: np.random.Generator, phrasing: str) -> Phrase:
     return _pick(rng, (UNSEEN_PHRASES if phrasing == "unseen" else MOTION_PHRASES)[thing.motion])
+
+
+def _fluid_noun(fluid: Fluid, rng: np.random.Generator, with_size: bool) -> str:
+    colour = _usual(rng, COLOUR_WORDS[fluid.colour])
+    if fluid.motion == "smoke" and not with_size and rng.random() < 0.5:
+        return f"{colour} smoke"
+    sizes = GRASS_SIZE_WORDS if fluid.motion == "grass" else SIZE_WORDS
+    size = _usual(rng, sizes[fluid.size]) if with_size else ""
+    noun = " ".join(_usual(rng, FLUID_NOUNS[fluid.motion]).format(size=size, colour=colour).split())
+    return _with_article(noun.removeprefix("a ")) if noun.startswith("a ") else noun
+
+
+def _fluid_motion(fluid: Fluid, rng: np.random.Generator, phrasing: str, complete: bool) -> Phrase:
+    phrase = _pick(rng, (UNSEEN_FLUID_PHRASES if phrasing == "unseen" else FLUID_PHRASES)[fluid.motion])
+    if _has_direction(fluid) and (rng.random() < 0.7 or complete):
+        return _with(phrase, _usual(rng, DIRECTION_WORDS[fluid.direction]))
+    return phrase
+
+
+def _has_direction(fluid: Fluid) -> bool:
+    return fluid.motion != "splash"
+
+
+def _paces(scene: Scene) -> list[str | None]:
+    """The pace of each motion; objects that collide share a phrase, and have a pace if it is the same."""
+    paces = [each.pace for each in ((scene.fluid,) if scene.fluid else scene.things)]
+    together = scene.kind == "pair" and scene.things[0].motion == COLLIDE and paces[0] != paces[1]
+    return [None] * len(paces) if together else paces
+
+
+def _paced(phrase: Phrase, pace: str | None, rng: np.random.Generator, complete: bool) -> Phrase:
+    """Say the pace two times in three: before the verb or after the phrase."""
+    if pace is None or not (rng.random() < 2 / 3 or complete):
+        return phrase
+    word = _usual(rng, PACE_WORDS[pace])
+    if word.endswith("ly") and rng.random() < 0.3:
+        return Phrase(f"{word} {phrase.verb}", f"{word} {phrase.gerund}")
+    return _with(phrase, word)
+
+
+def _with(phrase: Phrase, words: str) -> Phrase:
+    return Phrase(f"{phrase.verb} {words}", f"{phrase.gerund} {words}")
 
 
 def _finish(text: str, rng: np.random.Generator, phrasing: str) -> str:

@@ -52,6 +52,20 @@ UPRIGHT_MOTIONS = ("bounce", "fall", "spin", "rise", "spring", "rest")
 COLLIDE = "collide"
 """The motion of two objects that meet head-on. It has no place among the motions of one object."""
 
+FLUIDS = ("splash", "smoke", "flag", "grass")
+"""Fluid-like motions: they have a colour, a size and sometimes a direction, and no shape of their own."""
+
+FLUID_SIZES: dict[str, dict[str, float]] = {
+    "splash": {"small": 0.065, "medium": 0.09, "large": 0.12},
+    "smoke": {"small": 0.019, "medium": 0.029, "large": 0.044},
+    "flag": {"small": 0.24, "medium": 0.36, "large": 0.5},
+    "grass": {"small": 0.26, "medium": 0.42, "large": 0.62},
+}
+"""In picture sides: radius of the falling drop, width of new smoke, height of the cloth, length of the longest blade."""
+
+KINDS = ("single", "pair", "fluid")
+"""Kinds of scene: one object, two objects, a fluid-like motion."""
+
 COLLIDING_SHAPES = ("ball", "square", "ring")
 """Shapes whose width at the height of the centre is their whole width: two of them touch exactly where they seem to."""
 
@@ -64,14 +78,18 @@ class Combination(NamedTuple):
     motion: str
 
 
-def is_held_out(shape: str, colour: str, motion: str) -> bool:
+def is_held_out(shape: str | None, colour: str, motion: str) -> bool:
     """Whether training never shows this combination.
 
     One in ten is held out, by a rule that is a Latin square in all but name: every motion loses four combinations,
-    with four colours and four shapes; every colour loses six; every shape nine or ten.
+    with four colours and four shapes; every colour loses six; every shape nine or ten. Fluids have no shape: each loses
+    two colours, and every colour one fluid.
     """
-    shape_index = SHAPES.index(shape)
     colour_index = tuple(COLOURS).index(colour)
+    if motion in FLUIDS:
+        return colour_index // 2 == FLUIDS.index(motion)
+    assert shape is not None, motion
+    shape_index = SHAPES.index(shape)
     motion_index = (*MOTIONS, COLLIDE).index(motion)
     return (colour_index + motion_index) % 2 == 0 and shape_index == (colour_index // 2 + motion_index) % len(SHAPES)
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from daifuku.world import shapes
 from daifuku.world.captions import plain
 from daifuku.world.factors import BACKGROUNDS, COLOURS, RGB
-from daifuku.world.motions import Angles, Pendulum, Points, Spring
+from daifuku.world.motions import Angles, Pendulum, Points, Spring, Times
+from daifuku.world.render_fluids import draw_fluid
 from daifuku.world.scene import Scene, Thing
 
 TETHER_WIDTH = 0.022
@@ -20,6 +21,8 @@ MARK_SHADE = 0.25
 
 Frames = UInt8[np.ndarray, "t size size 3"]
 Mask = Bool[np.ndarray, "t size size"]
+Paths = Float[np.ndarray, "objects t 2"]
+Turns = Float[np.ndarray, "objects t"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,13 @@ class Clip:
 
     frames: UInt8[np.ndarray, "t h w 3"]
     mask: Bool[np.ndarray, "t h w"]
-    """Pixels of the objects; strings and springs are not among them."""
+    """Pixels of the objects, or of the fluid; strings, springs and poles are not among them."""
     tracks: Float32[np.ndarray, "objects t 2"]
-    """Centres, x to the right and y downwards from the picture's top left corner, in pixels."""
+    """Centres, x to the right and y downwards from the picture's top left corner, in pixels. Of a fluid, what can be
+    followed: a drop until it touches the pool (NaN from then on), the centre of mass of all smoke, the middle of a
+    flag's free end, the mean of the tips of grass."""
     angles: Float32[np.ndarray, "objects t"]
-    """Rotations in rad, clockwise on the screen."""
+    """Rotations in rad, clockwise on the screen; a fluid has none."""
     caption: str
     scene: Scene
 
@@ -44,12 +49,12 @@ def render(scene: Scene, *, size: int = 64, num_frames: int = 31, fps: int = 20,
     frames[0] = BACKGROUNDS[scene.background]
     frames[1:] = frames[0]
     mask = np.zeros(frames.shape[:3], bool)
-    tracks = np.stack([thing.path.position(time) for thing in scene.things]) * size
-    angles = np.stack([thing.path.rotation(time) for thing in scene.things])
-    for thing, track in zip(scene.things, tracks, strict=True):
-        _draw_tether(frames, thing, track, scene.background)
-    for thing, track, rotation in zip(scene.things, tracks, angles, strict=True):
-        _draw_thing(frames, mask, thing, track, rotation)
+    if scene.fluid is None:
+        tracks, angles = _draw_things(frames, mask, scene, time)
+    else:
+        tracks = scene.fluid.law.track(time)[None] * size
+        angles = np.zeros(tracks.shape[:2])
+        draw_fluid(frames, mask, scene.fluid, time, tether_colour(scene.background))
     return Clip(
         frames=frames,
         mask=mask,
@@ -65,6 +70,17 @@ def tether_colour(background: str) -> RGB:
     return (200, 200, 200) if sum(BACKGROUNDS[background]) < 3 * 100 else (70, 70, 70)
 
 
+def _draw_things(frames: Frames, mask: Mask, scene: Scene, time: Times) -> tuple[Paths, Turns]:
+    """Draw the objects over the strings and springs of all of them; gives their tracks and angles."""
+    tracks = np.stack([thing.path.position(time) for thing in scene.things]) * frames.shape[1]
+    angles = np.stack([thing.path.rotation(time) for thing in scene.things])
+    for thing, track in zip(scene.things, tracks, strict=True):
+        _draw_tether(frames, thing, track, scene.background)
+    for thing, track, rotation in zip(scene.things, tracks, angles, strict=True):
+        _draw_thing(frames, mask, thing, track, rotation)
+    return tracks, angles
+
+
 def _draw_thing(frames: Frames, mask: Mask, thing: Thing, track: Points, rotation: Angles) -> None:
     """Blend an object into every frame, touching only the window around it."""
     size = frames.shape[1]
@@ -76,11 +92,11 @@ def _draw_thing(frames: Frames, mask: Mask, thing: Thing, track: Points, rotatio
     if rotation.any():
         cosine, sine = (function(rotation).astype(np.float32)[:, None, None] for function in (np.cos, np.sin))
         x, y = cosine * x + sine * y, cosine * y - sine * x
-    cover = _coverage(shapes.SIGNED_DISTANCE[thing.shape](x, y) * radius)
+    cover = shapes.coverage(shapes.SIGNED_DISTANCE[thing.shape](x, y) * radius)
     shade = np.ones_like(cover)
     if thing.has_mark:
         away = np.sqrt(x * x + (y + shapes.MARK_DISTANCE[thing.shape]) ** 2) - shapes.MARK_RADIUS[thing.shape]
-        shade -= (1 - MARK_SHADE) * _coverage(away * radius)
+        shade -= (1 - MARK_SHADE) * shapes.coverage(away * radius)
     paint = (cover * shade)[..., None] * np.array(COLOURS[thing.colour], np.float32) + 0.5
     clear = 1 - cover[..., None]
     for frame, (column, row) in enumerate(corner):
@@ -119,12 +135,7 @@ def _draw_tether(frames: Frames, thing: Thing, track: Points, background: str) -
         slope = 4 * width * NUM_COILS / drop[..., 1]
     distance = np.abs(x - centre) / np.sqrt(1 + slope**2) - np.float32(TETHER_WIDTH / 2 * size)
     end = 1 - shapes.HOLE_RADIUS[thing.shape] * thing.radius * size / np.sqrt((drop**2).sum(-1))
-    cover = _coverage(distance) * ((along >= 0) & (along <= end))
+    cover = shapes.coverage(distance) * ((along >= 0) & (along <= end))
     ink = np.array(tether_colour(background), np.float32)
     window = frames[:, :bottom, left:right]
     window[:] = window + cover[..., None] * (ink - window) + np.float32(0.5)
-
-
-def _coverage(distance: shapes.Field) -> shapes.Field:
-    """Share of a pixel that lies inside an outline, from the signed distance of its middle in pixels."""
-    return np.clip(0.5 - distance, 0, 1)

@@ -12,12 +12,17 @@ from daifuku.world.factors import (
     BACKGROUNDS,
     COLLIDE,
     COLLIDING_SHAPES,
+    COLOURS,
+    FLUID_SIZES,
+    FLUIDS,
     MOTIONS,
     SIZES,
     UPRIGHT_MOTIONS,
     Combination,
     combinations,
+    is_held_out,
 )
+from daifuku.world.fluids import Droplet, Flag, Grass, Law, Smoke, Splash
 from daifuku.world.motions import (
     GRAVITY,
     Bounce,
@@ -29,6 +34,7 @@ from daifuku.world.motions import (
     Spring,
     elastic,
 )
+from daifuku.world.pace import FREE, pace_of
 
 T = TypeVar("T")
 
@@ -56,13 +62,41 @@ class Thing:
         """Whether a dark dot shows the object's rotation."""
         return self.motion in ("spin", "roll_left", "roll_right")
 
+    @property
+    def pace(self) -> str | None:
+        """Whether the motion is a slow or a fast one of its kind."""
+        return pace_of(self.motion, self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fluid:
+    """A fluid-like motion: what it looks like, where it goes, and its exact law."""
+
+    motion: str
+    colour: str
+    size: str
+    direction: str | None
+    """`left` or `right`: where smoke drifts, a flag blows and the wind runs over grass; None for what goes straight."""
+    law: Law
+
+    @property
+    def pace(self) -> str | None:
+        """Whether the motion is a slow or a fast one of its kind."""
+        return pace_of(self.motion, self.law)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One or two objects, left one first, in front of a background."""
+    """One or two objects, left one first, or else a fluid, in front of a background."""
 
     background: str
-    things: tuple[Thing, ...]
+    things: tuple[Thing, ...] = ()
+    fluid: Fluid | None = None
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`."""
+        return "fluid" if self.fluid else "pair" if len(self.things) == 2 else "single"
 
 
 def sample_scene(rng: np.random.Generator, *, num_objects: int = 1, split: str = "train") -> Scene:
@@ -81,6 +115,20 @@ def sample_scene(rng: np.random.Generator, *, num_objects: int = 1, split: str =
     else:
         things = _collision(rng, split)
     return Scene(background=background, things=things)
+
+
+def sample_fluid(rng: np.random.Generator, split: str = "train") -> Scene:
+    """Draw a scene of one fluid. The splits are those of `sample_scene`, and hold combinations of motion and colour."""
+    assert split in ("train", "unseen", "any"), split
+    background = _pick(rng, tuple(BACKGROUNDS))
+    motion = _pick(rng, FLUIDS)
+    colours = tuple(one for one in COLOURS if split == "any" or is_held_out(None, one, motion) == (split == "unseen"))
+    colour, size = _pick(rng, colours), _pick(rng, tuple(SIZES))
+    direction = _pick(rng, _DIRECTIONS[motion])
+    towards = {"left": -1, None: 0, "right": 1}[direction]
+    law = _LAWS[motion](rng, FLUID_SIZES[motion][size], towards)
+    fluid = Fluid(motion=motion, colour=colour, size=size, direction=direction, law=law)
+    return Scene(background=background, fluid=fluid)
 
 
 def _single(rng: np.random.Generator, split: str) -> Thing:
@@ -108,7 +156,7 @@ def _collision(rng: np.random.Generator, split: str) -> tuple[Thing, Thing]:
     sizes = [_pick(rng, ("small", "medium")) for _ in pair]
     masses = [shapes.AREA[one.shape] * SIZES[size] ** 2 for one, size in zip(pair, sizes, strict=True)]
     widths = [shapes.HALF_WIDTH[one.shape] * SIZES[size] for one, size in zip(pair, sizes, strict=True)]
-    before = (rng.uniform(0.2, 0.45), -rng.uniform(0.2, 0.45))
+    before = (rng.uniform(*FREE[COLLIDE]), -rng.uniform(*FREE[COLLIDE]))
     after = elastic(masses[0], masses[1], before[0], before[1])
     y, contact, meeting = rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.55)
     places = (meeting - widths[0], meeting + widths[1])
@@ -158,7 +206,7 @@ def _throw(rng: np.random.Generator, direction: int) -> Path:
 
 def _roll(rng: np.random.Generator, shape: str, radius: float, direction: int) -> Path:
     """Rolling without slipping on the circle around the shape."""
-    start, speed = rng.uniform(0.1, 0.28), rng.uniform(0.32, 0.52)
+    start, speed = rng.uniform(0.1, 0.28), rng.uniform(*FREE["roll_left"])
     rolling_radius = shapes.REACH[shape] * radius
     return Flight(
         x=start if direction > 0 else 1 - start,
@@ -183,18 +231,18 @@ def _spin(rng: np.random.Generator, x: float | None = None) -> Path:
     return Flight(
         x=rng.uniform(0.4, 0.6) if x is None else x,
         y=rng.uniform(0.4, 0.6),
-        turn_rate=_either_way(rng, 2.5, 5.0),
+        turn_rate=_either_way(rng, *FREE["spin"]),
         angle=rng.uniform(-pi, pi),
     )
 
 
 def _orbit(rng: np.random.Generator) -> Path:
-    return Orbit(radius=rng.uniform(0.22, 0.28), turn_rate=_either_way(rng, 2.6, 4.4), phase=rng.uniform(-pi, pi))
+    return Orbit(radius=rng.uniform(0.22, 0.28), turn_rate=_either_way(rng, *FREE["orbit"]), phase=rng.uniform(-pi, pi))
 
 
 def _rise(rng: np.random.Generator, x: float | None = None) -> Path:
     start = rng.uniform(0.3, 0.7) if x is None else x
-    return Flight(x=start, y=rng.uniform(0.75, 0.88), vy=-rng.uniform(0.3, 0.48))
+    return Flight(x=start, y=rng.uniform(0.75, 0.88), vy=-rng.uniform(*FREE["rise"]))
 
 
 def _spring(rng: np.random.Generator, x: float | None = None) -> Path:
@@ -202,7 +250,7 @@ def _spring(rng: np.random.Generator, x: float | None = None) -> Path:
         x=rng.uniform(0.35, 0.65) if x is None else x,
         y=rng.uniform(0.5, 0.58),
         amplitude=rng.uniform(0.12, 0.18),
-        period=rng.uniform(0.75, 1.15),
+        period=rng.uniform(*FREE["spring"]),
         phase=rng.uniform(-pi, pi),
     )
 
@@ -219,6 +267,87 @@ def _resting_height(shape: str, radius: float) -> float:
 def _either_way(rng: np.random.Generator, low: float, high: float) -> float:
     return rng.uniform(low, high) * (1 if rng.random() < 0.5 else -1)
 
+
+def _splash(rng: np.random.Generator, radius: float) -> Splash:
+    return Splash(
+        x=rng.uniform(0.4, 0.6),
+        y=rng.uniform(0.02, 0.14) + radius,
+        radius=radius,
+        level=rng.uniform(0.7, 0.78),
+        droplets=tuple(
+            Droplet(
+                offset=radius * rng.uniform(0.4, 1.0),
+                vx=rng.uniform(0.08, 0.42),
+                vy=rng.uniform(0.6, 1.1),
+                radius=radius * rng.uniform(0.19, 0.32),
+            )
+            for _ in range(4)
+        ),
+        crater=1.1 * radius,
+        wave_height=0.28 * radius,
+        wave_speed=rng.uniform(0.4, 0.55),
+        wave_width=1.4 * radius,
+    )
+
+
+def _smoke(rng: np.random.Generator, width: float, towards: int) -> Smoke:
+    return Smoke(
+        x=0.5 - towards * rng.uniform(0.1, 0.22) + rng.uniform(-0.06, 0.06),
+        y=rng.uniform(0.88, 0.95),
+        speed=rng.uniform(*FREE["smoke"]),
+        drift=towards * rng.uniform(0.14, 0.24),
+        width=width,
+        waver=rng.uniform(0.08, 0.14),
+        waver_rate=rng.uniform(0.8, 1.4),
+        phase=rng.uniform(-pi, pi),
+        scatter=rng.random(),
+        lead_s=rng.uniform(0.3, 0.7),
+    )
+
+
+def _flag(rng: np.random.Generator, height: float, towards: int) -> Flag:
+    pole = rng.uniform(0.08, 0.14)
+    return Flag(
+        x=pole if towards > 0 else 1 - pole,
+        y=rng.uniform(0.14, 0.2),
+        height=height,
+        length=rng.uniform(0.66, 0.76),
+        towards=towards,
+        amplitude=rng.uniform(0.04, 0.065),
+        frequency=rng.uniform(*FREE["flag"]),
+        wavelength=rng.uniform(0.36, 0.5),
+        phase=rng.uniform(-pi, pi),
+        lag=rng.uniform(0.6, 1.4),
+        sag=rng.uniform(0.0, 0.06),
+    )
+
+
+def _grass(rng: np.random.Generator, length: float, towards: int) -> Grass:
+    return Grass(
+        length=length,
+        towards=towards,
+        lean=rng.uniform(0.3, 0.5),
+        sway=rng.uniform(0.4, 0.6),
+        frequency=rng.uniform(*FREE["grass"]),
+        wavelength=rng.uniform(0.9, 1.3),
+        phase=rng.uniform(-pi, pi),
+        scatter=rng.random(),
+    )
+
+
+_DIRECTIONS: dict[str, tuple[str | None, ...]] = {
+    "splash": (None,),
+    "smoke": ("left", None, "right"),
+    "flag": ("left", "right"),
+    "grass": ("left", "right"),
+}
+
+_LAWS: dict[str, Callable[[np.random.Generator, float, int], Law]] = {
+    "splash": lambda rng, radius, towards: _splash(rng, radius),
+    "smoke": _smoke,
+    "flag": _flag,
+    "grass": _grass,
+}
 
 _UPRIGHT_PATHS: dict[str, Callable[[np.random.Generator, str, float, float | None], Path]] = {
     "bounce": _bounce,

@@ -55,6 +55,11 @@ MARK_DISTANCE = {"ball": 0.5, "square": 0.45, "triangle": 0.4, "star": 0.4, "rin
 MARK_RADIUS = {"ball": 0.27, "square": 0.27, "triangle": 0.24, "star": 0.24, "ring": 0.22}
 
 
+def coverage(distance: Field) -> Field:
+    """Share of a pixel that lies inside an outline, from the signed distance of its middle in pixels."""
+    return np.clip(0.5 - distance, 0, 1)
+
+
 def ball(x: Field, y: Field) -> Field:
     """A disc."""
     return np.sqrt(x * x + y * y) - 1

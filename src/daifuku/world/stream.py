@@ -4,16 +4,31 @@ import numpy as np
 
 from daifuku.world.captions import describe
 from daifuku.world.render import Clip, render
-from daifuku.world.scene import sample_scene
+from daifuku.world.scene import sample_fluid, sample_scene
 
 
 def clip(
-    seed: int, index: int, *, size: int, num_frames: int, fps: int = 20, pair_share: float = 0.0, split: str = "train"
+    seed: int,
+    index: int,
+    *,
+    size: int,
+    num_frames: int,
+    fps: int = 20,
+    pair_share: float = 0.0,
+    fluid_share: float = 0.0,
+    pace: bool = False,
+    split: str = "train",
 ) -> Clip:
-    """Clip number `index` of the stream, with a varied caption; a share of the clips shows two objects."""
+    """Clip number `index` of the stream, with a varied caption.
+
+    A share of the clips shows a fluid, and a share of the others two objects. With `pace`, captions say how fast.
+    """
     rng = np.random.default_rng([seed, index])
-    scene = sample_scene(rng, num_objects=2 if rng.random() < pair_share else 1, split=split)
-    return render(scene, size=size, num_frames=num_frames, fps=fps, caption=describe(scene, rng))
+    if fluid_share and rng.random() < fluid_share:
+        scene = sample_fluid(rng, split)
+    else:
+        scene = sample_scene(rng, num_objects=2 if rng.random() < pair_share else 1, split=split)
+    return render(scene, size=size, num_frames=num_frames, fps=fps, caption=describe(scene, rng, pace=pace))
 
 
 def clips(
@@ -23,11 +38,24 @@ def clips(
     *,
     size: int,
     num_frames: int,
+    fps: int = 20,
     pair_share: float = 0.0,
+    fluid_share: float = 0.0,
+    pace: bool = False,
     split: str = "train",
 ) -> list[Clip]:
-    """Clips `start` up to `start + count` of the stream, at 20 frames a second."""
+    """Clips `start` up to `start + count` of the stream."""
     return [
-        clip(seed, index, size=size, num_frames=num_frames, pair_share=pair_share, split=split)
+        clip(
+            seed,
+            index,
+            size=size,
+            num_frames=num_frames,
+            fps=fps,
+            pair_share=pair_share,
+            fluid_share=fluid_share,
+            pace=pace,
+            split=split,
+        )
         for index in range(start, start + count)
     ]
