@@ -12,12 +12,15 @@ from jaxtyping import Float
 
 from daifuku.evaluate.fluid_laws import Found, read_flag, read_grass, read_smoke, read_splash
 from daifuku.evaluate.pace import read_pace
-from daifuku.evaluate.pixels import Cover, Frames, View, cielab, flicker, inner, look, VISIBLE_DIFFERENCE
+from daifuku.evaluate.pixels import VISIBLE_DIFFERENCE, Cover, Frames, View, cielab, flicker, inner, look
 from daifuku.world.factors import COLOURS, FLUID_SIZES
 from daifuku.world.render import tether_colour
 
-SHADES = np.linspace(0.45, 1, 8)
-"""Brightness of folds, blades and waves, as shares of their colour's."""
+SHADES = np.arange(0.45, 1.5, 0.1)
+"""Brightness of folds, blades and waves, as shares of their colour's; what is above 1 is a share of white."""
+
+NUM_PIXELS = 4000
+"""About so many vote for the colour."""
 
 LEAST_SHARE = 0.01
 """Of a clip's pixels that must be covered for anything to be told."""
@@ -48,8 +51,9 @@ def read_fluid(frames: Frames, *, fps: int = 20) -> FluidReading:
     colour = _colour(view)
     if colour is None:
         return empty
-    motion = _looks_like(_solid(view, colour))
-    found = READERS[motion](view, _solid(view, colour), np.array(COLOURS[colour]), fps) if motion else None
+    cover = _solid(view, colour)
+    motion = _looks_like(cover)
+    found = READERS[motion](view, cover, np.array(COLOURS[colour]), fps) if motion else None
     if motion is None or found is None:
         return replace(empty, colour=colour)
     sizes = FLUID_SIZES[motion]
@@ -66,26 +70,43 @@ def read_fluid(frames: Frames, *, fps: int = 20) -> FluidReading:
 
 def _colour(view: View) -> str | None:
     """The palette's colour of which most of the foreground is a shade."""
-    ink = np.array(tether_colour(view.background), np.uint8)
     pixels = view.frames[inner(view.difference > VISIBLE_DIFFERENCE)]
     if len(pixels) < LEAST_SHARE * view.difference.size:
         return None
-    pixels = cielab(pixels[:: max(len(pixels) // 4000, 1)])
-    shades = cielab((np.array(list(COLOURS.values()))[:, None] * SHADES[:, None]).round().astype(np.uint8))
-    away = np.linalg.norm(pixels[:, None, None] - shades, axis=-1).min(axis=2)
-    off_ink = np.linalg.norm(pixels - cielab(ink), axis=-1)
-    away = away[away.min(axis=1) < off_ink]
-    if len(away) == 0:
-        return None
-    votes = np.bincount(away.argmin(axis=1), weights=1 / (10 + away.min(axis=1)) ** 2, minlength=len(COLOURS))
-    return tuple(COLOURS)[int(votes.argmax())]
+    pixels = cielab(pixels[:: len(pixels) // NUM_PIXELS + 1])
+    away = np.stack([_away(pixels, _shades(name)) for name in COLOURS], axis=1)
+    away = away[away.min(axis=1) < _away(pixels, _inks(view))]
+    votes = (1 / (10 + away.min(axis=1)) ** 2) @ (away == away.min(axis=1, keepdims=True))
+    return tuple(COLOURS)[int(votes.argmax())] if len(away) else None
 
 
 def _solid(view: View, colour: str) -> Cover:
     """Where the fluid is, whatever its shade: 1 within, 0 outside and on poles, between on outlines."""
-    shades = cielab((np.array(COLOURS[colour]) * SHADES[:, None]).round().astype(np.uint8))
-    reach = min(np.linalg.norm(shades - cielab(view.ground), axis=-1))
-    return 0
+    pixels = cielab(view.frames)
+    away = _away(pixels, _shades(colour))
+    share = view.difference / np.maximum(view.difference + away, 1e-6)
+    share[_away(pixels, _inks(view)) < away] = 0
+    return np.clip((share - 0.2) / 0.6, 0, 1)
+
+
+def _shades(colour: str) -> Float[np.ndarray, "shades 3"]:
+    """The colour in shadow and in light, in CIELAB."""
+    paint = np.array(COLOURS[colour])
+    dark = np.minimum(SHADES, 1)[:, None] * paint
+    return cielab((dark + np.maximum(SHADES - 1, 0)[:, None] * (255 - paint)).round().astype(np.uint8))
+
+
+def _inks(view: View) -> Float[np.ndarray, "shades 3"]:
+    """The colour of poles, and of their smooth outlines, in CIELAB."""
+    ink = np.array(tether_colour(view.background)) - view.ground
+    return cielab((view.ground + np.array([0.3, 0.5, 0.7, 1])[:, None] * ink).round().astype(np.uint8))
+
+
+def _away(
+    pixels: Float[np.ndarray, "*pixels 3"], shades: Float[np.ndarray, "shades 3"]
+) -> Float[np.ndarray, "*pixels"]:
+    """CIELAB distance from the nearest of the shades."""
+    return np.min([np.linalg.norm(pixels - shade, axis=-1) for shade in shades], axis=0)
 
 
 def _looks_like(cover: Cover) -> str | None:

@@ -34,7 +34,11 @@ class Kind:
 def judge_single(reading: Reading, scene: Scene, pace: bool = False) -> Judged:
     """One object. `all_four` is background, colour, shape and motion; `all` is all that was asked for."""
     (thing,) = scene.things
-    right = {"background": reading.background == scene.background, **_right(reading, thing), **_pace(reading, thing, pace)}
+    right = {
+        "background": reading.background == scene.background,
+        **_right(reading, thing),
+        **_pace(reading, thing, pace),
+    }
     falls = isinstance(thing.path, Bounce | Flight) and thing.path.gravity > 0
     return {
         **{key: float(value) for key, value in right.items()},
@@ -56,8 +60,10 @@ def judge_pair(reading: PairReading, scene: Scene, pace: bool = False) -> Judged
     sides = range(2)
     nothing = dict.fromkeys(("colour", "shape", "size", "motion"), False)
     options = [
-        [_right(reading.things[side], thing) if side < len(reading.things) else nothing
-         for side, thing in zip(order, scene.things, strict=True)]
+        [
+            _right(reading.things[side], thing) if side < len(reading.things) else nothing
+            for side, thing in zip(order, scene.things, strict=True)
+        ]
         for order in permutations(sides)
     ]
     # Objects differ in colour, so that colour says first which is which.

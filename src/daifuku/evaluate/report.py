@@ -115,9 +115,7 @@ def _values(scores: Scores, key: str) -> Values:
     return np.array([[one.get(key, np.nan) for one in seeds] for seeds in scores])
 
 
-def _interval(
-    values: Values, summarise: Callable[[Draws], Statistics], less: Values | None = None
-) -> Interval | None:
+def _interval(values: Values, summarise: Callable[[Draws], Statistics], less: Values | None = None) -> Interval | None:
     """Resamples prompts, each with the clips of all its seeds; the same draws at every call, so that rows of one report
     differ by their clips alone. None where there is nothing to measure."""
     sides = [values] if less is None else [values, less]

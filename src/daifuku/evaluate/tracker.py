@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from daifuku.evaluate.laws import explain
-from daifuku.evaluate.pixels import Cover, Frames, along_line, centres_of, flicker, look, paints, touches_border
 from daifuku.evaluate.pace import read_pace
+from daifuku.evaluate.pixels import Cover, Frames, along_line, centres_of, flicker, look, paints, touches_border
 from daifuku.evaluate.turning import turn_rate
 from daifuku.world.factors import SHAPES, SIZES
 from daifuku.world.render import tether_colour

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from daifuku.errors import InvalidRequest
-from daifuku.evaluate.judge import KINDS, Judged
+from daifuku.evaluate.judge import KINDS
 from daifuku.evaluate.pixels import Frames
 from daifuku.evaluate.report import METRICS, Interval, Row, WorldReport, difference, row
 from daifuku.world import Clip, describe, render, sample_scene
@@ -172,7 +172,8 @@ def _rows(kind: str, asked: _Asked) -> Iterator[Row]:
         readings[SHUFFLED] = [*readings[GENERATED][-1:], *readings[GENERATED][:-1]]
     scores = {
         name: [
-            [how.judge(one, scene, pace=asked.pace) for one in made] for made, scene in zip(all_made, scenes, strict=True)
+            [how.judge(one, scene, pace=asked.pace) for one in made]
+            for made, scene in zip(all_made, scenes, strict=True)
         ]
         for name, all_made in readings.items()
     }
