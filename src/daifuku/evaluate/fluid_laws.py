@@ -21,8 +21,8 @@ LEAST_SPRAY = 0.0005
 PLUME_EDGE = 0.3
 """Cover at which a plume is taken to end; so far out that it widens with its puffs, and hardly fades."""
 
-WIDTHS_OF_A_PUFF = 1.7
-"""Standard deviation of the lower end of a plume, whose puffs leave side by side, in that of one puff."""
+END_OF_PLUME = (0.88, 0.0174)
+"""What, times a puff's width, plus what, is the standard deviation of the lower end of a plume: fitted to true renders."""
 
 LEAST_GROWTH = 1.15
 """Of smoke, between the first and the last quarter of a clip."""
@@ -102,12 +102,13 @@ def _upper_end(profile: Rows) -> float:
 def _source_width(smoke: Cover) -> float:
     """Standard deviation of a new puff, from how wide the plume is at its lower end."""
     side = smoke.shape[1]
-    usual = smoke.mean(axis=0)
+    usual = np.where(smoke < 0.15, 0, smoke).mean(axis=0)
     end = int(np.flatnonzero(usual.max(axis=1) > 0.15).max(initial=0)) + 1
     across = usual[max(end - round(0.04 * side), 0) : end].sum(axis=0)
     x = (np.arange(side) + 0.5) / side
     middle = across @ x / across.sum()
-    return float(np.sqrt(across @ (x - middle) ** 2 / across.sum())) / WIDTHS_OF_A_PUFF
+    slope, offset = END_OF_PLUME
+    return max(float(np.sqrt(across @ (x - middle) ** 2 / across.sum())) - offset, 0.01) / slope
 
 
 def read_flag(view: View, cover: Cover, paint: np.ndarray, fps: int) -> Found | None:

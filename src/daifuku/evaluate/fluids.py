@@ -86,7 +86,8 @@ def _solid(view: View, colour: str) -> Cover:
     away = _away(pixels, _shades(colour))
     share = view.difference / np.maximum(view.difference + away, 1e-6)
     share[_away(pixels, _inks(view)) < away] = 0
-    return np.clip((share - 0.2) / 0.6, 0, 1)
+    seen = np.clip(2 * view.difference / VISIBLE_DIFFERENCE - 1, 0, 1)
+    return np.clip((share - 0.2) / 0.6, 0, 1) * seen
 
 
 def _shades(colour: str) -> Float[np.ndarray, "shades 3"]:
