@@ -61,7 +61,7 @@ FLUID_SIZES: dict[str, dict[str, float]] = {
     "flag": {"small": 0.24, "medium": 0.36, "large": 0.5},
     "grass": {"small": 0.26, "medium": 0.42, "large": 0.62},
 }
-"""In picture sides: radius of the falling drop, width of new smoke, height of the cloth, length of the longest blade."""
+"""In picture sides: radius of the drop, width of new smoke, height of the cloth, length of the longest blade."""
 
 KINDS = ("single", "pair", "fluid")
 """Kinds of scene: one object, two objects, a fluid-like motion."""

@@ -15,7 +15,8 @@ Places = Float[np.ndarray, "*places"]
 Paths = Float[np.ndarray, "parts t 2"]
 PerPart = Float[np.ndarray, "parts t"]
 Profile = Float[np.ndarray, "t x"]
-Waves = Float[np.ndarray, "*waves"]
+Along = Float[np.ndarray, "x"] | Float[np.ndarray, "t x"]
+"""Distances from a pole, the same for all times or not."""
 
 GOLDEN = (sqrt(5) - 1) / 2
 """Multiples of it, without their whole part, fill 0 to 1 evenly and never repeat."""
@@ -37,8 +38,8 @@ class Droplet:
 class Splash:
     """A drop falls from rest into a pool of the same fluid, throws up droplets and sends out waves.
 
-    The pool swallows exactly what falls into it, and every wave has as much below the surface as above it, so the area
-    of the fluid stays the same but for the droplets.
+    The pool rises by exactly what falls into it, and waves have as much below the surface as above it, so that the area
+    of the fluid stays nearly the same; only droplets come on top.
     """
 
     x: float
@@ -94,7 +95,8 @@ class Splash:
         """Height of the surface of the pool above each place.
 
         A hollow that turns into a jet and back, (1 - 2 u^2) exp(-u^2) across, and one group of waves to each side,
-        sin(4 v) exp(-v^2) around a middle that runs outwards. Neither adds or takes area.
+        sin(4 v) exp(-v^2) around a middle that runs outwards. The first adds or takes no area, nor do the waves once
+        they have left the middle.
         """
         since = np.maximum(time - self.contact, 0)[:, None]
         decay = np.exp(-since / self.decay_s)
@@ -163,7 +165,10 @@ class Smoke:
         return np.stack([x, self.y - self.speed * age], axis=-1)
 
     def track(self, time: Times) -> Points:
-        """Centre of mass of all smoke, in the picture or not: since new smoke follows, it rises half as fast as puffs."""
+        """Centre of mass of all smoke, in the picture or not.
+
+        As new smoke follows all the time, it rises half as fast as the puffs. A pixel's smoke is -log(1 - cover).
+        """
         amount = self.amount(time)[..., None]
         return (amount * self.puffs(time)).sum(axis=0) / amount.sum(axis=0)
 
@@ -191,39 +196,39 @@ class Flag:
     sag: float
     """How far the free end hangs below the upper edge."""
 
-    def offset(self, time: Times, along: Places, down: float | Waves = 0.0) -> Waves:
+    def offset(self, time: Times, along: Along, down: float) -> Profile:
         """How far the cloth is moved down, at a distance from the pole and a share of its height (0 is the upper edge).
 
         A travelling wave with a little of its first overtone, sin(p) + sin(2 p) / 5, whose amplitude grows with the
         distance from the pole.
         """
         share = along / self.length
-        phase = self._phase(time, along, down)
+        phase = self._phase(time, along) - self.lag * down
         return self.sag * share**2 + self.amplitude * share * (np.sin(phase) + np.sin(2 * phase) / 5)
 
-    def fold(self, time: Times, along: Places, down: float | Waves = 0.0) -> Waves:
+    def fold(self, time: Times, along: Along, down: Float[np.ndarray, "t y x"]) -> Float[np.ndarray, "t y x"]:
         """How steep the wave is at each place, from -1 to 1 at the free end; what light shows of folds."""
-        rise = np.cos(self._phase(time, along, down))
+        rise = np.cos(self._phase(time, along)[:, None] - self.lag * down)
         return np.minimum(along / self.length * 1.5, 1) * (rise + 0.4 * (2 * rise**2 - 1)) / 1.4
 
-    def _phase(self, time: Times, along: Places, down: float | Waves) -> Waves:
-        moving = 2 * pi * (along / self.wavelength - self.frequency * time.reshape(-1, *[1] * np.ndim(along)))
-        return moving + self.phase - self.lag * down
+    def _phase(self, time: Times, along: Along) -> Profile:
+        """Of the wave at the upper edge."""
+        return 2 * pi * (along / self.wavelength - self.frequency * time[:, None]) + self.phase
 
-    def arc(self, time: Times, along: Places) -> Profile:
-        """Length of the cloth's middle from the pole to each distance, which rises from place to place by even steps."""
-        step = along[1] - along[0]
+    def arc(self, time: Times, along: Along) -> Profile:
+        """Length of the cloth's middle from the pole to each distance; these rise from place to place by even steps."""
+        step = float(along[1] - along[0])
         slope = np.gradient(self.offset(time, along, 0.5), step, axis=-1)
         lengths = np.sqrt(1 + slope**2) * step
         return np.cumsum(lengths, axis=-1) - lengths / 2 + along[0] - step / 2
 
     def track(self, time: Times) -> Points:
-        """Middle of the free end."""
+        """Middle of the free end, between its upper and its lower corner."""
         along = (np.arange(256) + 0.5) / 256 * self.length
-        arc = self.arc(time, along)
-        end = np.array([np.interp(self.length, one, along) for one in arc])
-        y = np.array([self.offset(time[i : i + 1], end[i : i + 1], 0.5).item() for i in range(len(time))])
-        return np.stack([self.x + self.towards * end, self.y + self.height / 2 + y], axis=-1)
+        end = np.array([np.interp(self.length, one, along) for one in self.arc(time, along)])
+        corners = [self.offset(time, end[:, None], down)[:, 0] for down in (0.0, 1.0)]
+        y = self.y + self.height / 2 + np.mean(corners, axis=0)
+        return np.stack([self.x + self.towards * end, y], axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +272,7 @@ class Grass:
         return self.towards * self.lean + self.sway * np.sin(2 * pi * run + self.phase)
 
     def tips(self, time: Times) -> Paths:
-        """Tip of every blade: an arc of length l that turns by b ends at l (1 - cos b) / b to the side, l sin(b) / b up."""
+        """Tip of every blade: an arc of length l turned by b ends l (1 - cos b) / b to the side, l sin(b) / b up."""
         bend = self.bend(time)
         bend = np.where(np.abs(bend) < 1e-6, 1e-6, bend)
         lengths = self.lengths[:, None]

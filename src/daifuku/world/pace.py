@@ -20,7 +20,10 @@ speed before a collision, and frequencies of flags and grass in Hz. Of other mot
 
 
 def pace_of(motion: str, law: Path | Law) -> str | None:
-    """`slow` or `fast` in the lowest or highest third of what the motion draws from; None between, or if nothing is free."""
+    """`slow` or `fast` in the lowest or highest third of what the motion draws from.
+
+    None between the two, and for a motion with no free speed.
+    """
     if motion not in FREE:
         return None
     low, high = FREE[motion]

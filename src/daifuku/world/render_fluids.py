@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from daifuku.world.factors import COLOURS, RGB
-from daifuku.world.fluids import Flag, Grass, Smoke, Splash
+from daifuku.world.fluids import Flag, Grass, Law, Places, Smoke, Splash
 from daifuku.world.motions import Times
 from daifuku.world.scene import Fluid
 from daifuku.world.shapes import coverage
@@ -43,17 +43,9 @@ def draw_fluid(
     ink: RGB,
 ) -> None:
     """Blend a fluid into every frame and mark its pixels in the mask; poles are of the colour `ink`."""
-    size = frames.shape[1]
-    match fluid.law:
-        case Splash():
-            layer = _splash(fluid.law, time, size)
-        case Smoke():
-            layer = _smoke(fluid.law, time, size)
-        case Flag():
-            _draw_pole(frames, fluid.law, ink)
-            layer = _flag(fluid.law, time, size)
-        case Grass():
-            layer = _grass(fluid.law, time, size)
+    if isinstance(fluid.law, Flag):
+        _draw_pole(frames, fluid.law, ink)
+    layer = layer_of(fluid.law, time, frames.shape[1])
     high, wide = layer.cover.shape[1:]
     window = (slice(None), slice(layer.top, layer.top + high), slice(layer.left, layer.left + wide))
     paint = np.array(COLOURS[fluid.colour], np.float32)
@@ -64,6 +56,19 @@ def draw_fluid(
         blended = clear * frames[window][..., channel] + dark * paint[channel] + white * (255 - paint[channel])
         frames[window][..., channel] = blended + np.float32(0.5)
     mask[window] = layer.cover > 0.5
+
+
+def layer_of(law: Law, time: Times, size: int) -> Layer:
+    """A fluid at every time, in a square picture of `size` pixels."""
+    match law:
+        case Splash():
+            return _splash(law, time, size)
+        case Smoke():
+            return _smoke(law, time, size)
+        case Flag():
+            return _flag(law, time, size)
+        case Grass():
+            return _grass(law, time, size)
 
 
 def _splash(law: Splash, time: Times, size: int) -> Layer:
@@ -110,7 +115,7 @@ def _smoke(law: Smoke, time: Times, size: int) -> Layer:
     density = np.swapaxes(down * amount[..., None], 0, 1).swapaxes(1, 2) @ np.swapaxes(across, 0, 1)
     cover = 1 - np.exp(-density)
     slope_y, slope_x = np.gradient(density, axis=(1, 2))
-    shade = 0.95 + (0.02 * size) * (0.5 * slope_x + slope_y) / (density + 0.7)
+    shade = 0.95 + (0.016 * size) * (0.5 * slope_x + slope_y) / (density + 0.7)
     return Layer(cover=cover, shade=np.clip(shade, 0.7, 1.25))
 
 
@@ -136,7 +141,7 @@ def _flag(law: Flag, time: Times, size: int) -> Layer:
     for distance, edge in ((upper[:, None] - rows, upper), (rows - lower[:, None], lower)):
         cover = cover * coverage(distance / np.sqrt(1 + np.gradient(edge, axis=1) ** 2)[:, None])
     down = np.clip((rows - upper[:, None]) / np.float32(law.height * size), 0, 1)
-    shade = 0.9 + 0.3 * law.fold(time.astype(np.float32), along.astype(np.float32)[None], down)
+    shade = 0.9 + 0.3 * law.fold(time.astype(np.float32), along.astype(np.float32), down)
     return Layer(cover=cover[..., :: law.towards], shade=shade[..., :: law.towards], top=top, left=int(chosen[0]))
 
 
@@ -173,5 +178,5 @@ def _grass(law: Grass, time: Times, size: int) -> Layer:
     )
 
 
-def _middles(size: int) -> Float[np.ndarray, "size"]:
+def _middles(size: int) -> Places:
     return (np.arange(size) + 0.5) / size

@@ -276,12 +276,12 @@ def _splash(rng: np.random.Generator, radius: float) -> Splash:
         level=rng.uniform(0.7, 0.78),
         droplets=tuple(
             Droplet(
-                offset=radius * rng.uniform(0.4, 1.0),
-                vx=rng.uniform(0.08, 0.42),
+                offset=radius * (0.4 + 0.2 * number),
+                vx=0.1 * number + rng.uniform(0.04, 0.14),
                 vy=rng.uniform(0.6, 1.1),
                 radius=radius * rng.uniform(0.19, 0.32),
             )
-            for _ in range(4)
+            for number in range(4)
         ),
         crater=1.1 * radius,
         wave_height=0.28 * radius,

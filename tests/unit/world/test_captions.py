@@ -15,8 +15,16 @@ from daifuku.world.captions import (
     describe,
     plain,
 )
-from daifuku.world.factors import BACKGROUNDS, COLLIDE, COLOURS, MOTIONS, SHAPES, SIZES
-from daifuku.world.scene import Scene, sample_scene
+from daifuku.world.factors import BACKGROUNDS, COLLIDE, COLOURS, FLUIDS, MOTIONS, SHAPES, SIZES
+from daifuku.world.phrases import (
+    DIRECTION_WORDS,
+    FLUID_NOUNS,
+    FLUID_PHRASES,
+    GRASS_SIZE_WORDS,
+    PACE_WORDS,
+    UNSEEN_FLUID_PHRASES,
+)
+from daifuku.world.scene import Fluid, Scene, sample_fluid, sample_scene
 
 
 def described(count: int, *, num_objects: int = 1, phrasing: str = "train") -> list[tuple[Scene, str]]:
@@ -106,3 +114,91 @@ def test_the_plain_caption_is_the_same_every_time_and_names_everything() -> None
     thing = scene.things[0]
     assert caption == plain(scene)
     assert all(word in caption for word in (thing.size, thing.colour, thing.shape, scene.background))
+
+
+def fluids(count: int, *, complete: bool = False, phrasing: str = "train") -> list[tuple[Fluid, Scene, str]]:
+    rngs = (np.random.default_rng([2, index]) for index in range(count))
+    scenes = ((sample_fluid(rng), rng) for rng in rngs)
+    return [
+        (scene.fluid, scene, describe(scene, rng, phrasing, complete=complete, pace=True))
+        for scene, rng in scenes
+        if scene.fluid is not None
+    ]
+
+
+def paces_said(caption: str) -> list[str]:
+    return [pace for pace, words in PACE_WORDS.items() if says(caption, words)]
+
+
+def test_every_fluid_has_nouns_and_five_phrases_and_one_that_training_never_uses() -> None:
+    assert set(FLUID_NOUNS) == set(FLUID_PHRASES) == set(UNSEEN_FLUID_PHRASES) == set(FLUIDS)
+    assert all(len({phrase.verb for phrase in phrases}) >= 5 for phrases in FLUID_PHRASES.values())
+    for motion, phrases in UNSEEN_FLUID_PHRASES.items():
+        assert not {one.verb for one in phrases} & {one.verb for one in FLUID_PHRASES[motion]}
+
+
+def test_a_complete_description_of_a_fluid_says_everything() -> None:
+    for phrasing in ("train", "unseen"):
+        for fluid, scene, caption in fluids(120, complete=True, phrasing=phrasing):
+            assert len(caption.split()) <= MAX_WORDS
+            sizes = GRASS_SIZE_WORDS if fluid.motion == "grass" else SIZE_WORDS
+            assert says(caption, COLOUR_WORDS[fluid.colour]), caption
+            assert says(caption, sizes[fluid.size]), caption
+            assert says(caption, BACKGROUND_WORDS[scene.background]), caption
+            said = [way for way in DIRECTION_WORDS if says(caption, DIRECTION_WORDS[way])]
+            assert said == ([] if fluid.motion == "splash" else [fluid.direction]), caption
+            assert paces_said(caption) == [fluid.pace] * (fluid.pace is not None), caption
+
+
+def test_training_captions_of_fluids_name_the_motion_and_leave_some_things_out() -> None:
+    made = fluids(300)
+    for fluid, _, caption in made:
+        phrases = FLUID_PHRASES[fluid.motion]
+        assert says(caption, tuple(form for one in phrases for form in (one.verb, one.gerund))), caption
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|  ", caption.lower()), caption
+    directed = [says(caption, DIRECTION_WORDS[fluid.direction]) for fluid, _, caption in made if fluid.direction]
+    assert 0.6 < np.mean(directed) < 0.8
+    smoke = [caption for fluid, _, caption in made if fluid.motion == "smoke"]
+    assert any(not says(caption, ("plume", "cloud", "column", "trail")) for caption in smoke)
+    assert len({caption for _, _, caption in made}) > 0.97 * len(made)
+
+
+def test_unseen_phrasing_of_fluids_uses_only_words_of_training() -> None:
+    seen, unseen = ([caption for *_, caption in fluids(500, phrasing=phrasing)] for phrasing in ("train", "unseen"))
+    assert words_of(unseen) <= words_of(seen)
+    assert not {caption.lower() for caption in unseen} & {caption.lower() for caption in seen}
+
+
+def test_a_pace_is_said_two_times_in_three_of_motions_that_have_one_and_only_if_asked_for() -> None:
+    said = []
+    for index in range(400):
+        rng = np.random.default_rng([4, index])
+        scene = sample_scene(rng)
+        assert not paces_said(describe(scene, rng))
+        caption = describe(scene, rng, pace=True)
+        pace = scene.things[0].pace
+        assert paces_said(caption) in ([], [pace]), caption
+        if pace is not None:
+            said.append(bool(paces_said(caption)))
+    assert 0.55 < np.mean(said) < 0.78
+
+
+def test_two_objects_have_their_own_paces_and_one_when_they_collide_alike() -> None:
+    for index in range(150):
+        rng = np.random.default_rng([5, index])
+        scene = sample_scene(rng, num_objects=2)
+        caption = describe(scene, rng, complete=True, pace=True)
+        assert len(caption.split()) <= MAX_WORDS
+        paces = {thing.pace for thing in scene.things}
+        if scene.things[0].motion == COLLIDE and len(paces) == 2:
+            paces = {None}
+        assert set(paces_said(caption)) == paces - {None}, caption
+
+
+def test_the_plain_caption_of_a_fluid_names_everything() -> None:
+    scene = sample_fluid(np.random.default_rng(1))
+    fluid = scene.fluid
+    assert fluid is not None
+    caption = plain(scene)
+    assert all(word in caption for word in (fluid.colour, fluid.motion, scene.background))
+    assert fluid.motion == "splash" or says(caption, DIRECTION_WORDS[fluid.direction])

@@ -3,8 +3,8 @@ from itertools import product
 
 import numpy as np
 
-from daifuku.world.factors import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, is_held_out
-from daifuku.world.scene import sample_scene
+from daifuku.world.factors import BACKGROUNDS, COLOURS, FLUIDS, KINDS, MOTIONS, SHAPES, SIZES, is_held_out
+from daifuku.world.scene import Fluid, sample_fluid, sample_scene
 
 
 def test_one_combination_in_ten_is_held_out_evenly_over_motions_colours_and_shapes() -> None:
@@ -50,3 +50,41 @@ def test_two_objects_never_share_a_colour() -> None:
     for index in range(100):
         left, right = sample_scene(np.random.default_rng(index), num_objects=2, split="any").things
         assert left.colour != right.colour
+
+
+def fluids(count: int, split: str = "train") -> list[Fluid]:
+    scenes = (sample_fluid(np.random.default_rng(index), split) for index in range(count))
+    return [scene.fluid for scene in scenes if scene.fluid is not None]
+
+
+def test_every_fluid_loses_two_colours_and_every_colour_one_fluid() -> None:
+    held_out = [one for one in product(FLUIDS, COLOURS) if is_held_out(None, one[1], one[0])]
+    motions, colours = (Counter(one[i] for one in held_out) for i in range(2))
+    assert motions == dict.fromkeys(FLUIDS, 2)
+    assert colours == dict.fromkeys(COLOURS, 1)
+
+
+def test_splits_hold_what_they_promise_for_fluids() -> None:
+    for split in ("train", "unseen"):
+        for one in fluids(80, split):
+            assert is_held_out(None, one.colour, one.motion) == (split == "unseen")
+    looks = {(one.motion, one.colour) for one in fluids(600, "any")}
+    assert looks == set(product(FLUIDS, COLOURS))
+
+
+def test_training_shows_every_fluid_in_every_size_and_direction() -> None:
+    seen = {(one.motion, one.size, one.direction) for one in fluids(600)}
+    directions = {
+        "splash": (None,),
+        "smoke": ("left", None, "right"),
+        "flag": ("left", "right"),
+        "grass": ("left", "right"),
+    }
+    assert seen == {(motion, size, way) for motion, ways in directions.items() for size in SIZES for way in ways}
+
+
+def test_a_scene_knows_its_kind() -> None:
+    rng = np.random.default_rng(0)
+    scenes = (sample_scene(rng), sample_scene(rng, num_objects=2), sample_fluid(rng))
+    assert tuple(scene.kind for scene in scenes) == KINDS
+    assert scenes[2].things == ()
