@@ -22,7 +22,7 @@ PLUME_EDGE = 0.3
 """Cover at which a plume is taken to end; so far out that it widens with its puffs, and hardly fades."""
 
 END_OF_PLUME = (0.88, 0.0174)
-"""What, times a puff's width, plus what, is the standard deviation of the lower end of a plume: fitted to true renders."""
+"""Slope and offset, fitted to true renders, from a puff's width to the standard deviation of a plume's lower end."""
 
 LEAST_GROWTH = 1.15
 """Of smoke, between the first and the last quarter of a clip."""

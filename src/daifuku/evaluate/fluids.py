@@ -70,10 +70,10 @@ def read_fluid(frames: Frames, *, fps: int = 20) -> FluidReading:
 
 def _colour(view: View) -> str | None:
     """The palette's colour of which most of the foreground is a shade."""
-    pixels = view.frames[inner(view.difference > VISIBLE_DIFFERENCE)]
+    pixels = view.lab[inner(view.difference > VISIBLE_DIFFERENCE)]
     if len(pixels) < LEAST_SHARE * view.difference.size:
         return None
-    pixels = cielab(pixels[:: len(pixels) // NUM_PIXELS + 1])
+    pixels = pixels[:: len(pixels) // NUM_PIXELS + 1]
     away = np.stack([_away(pixels, _shades(name)) for name in COLOURS], axis=1)
     away = away[away.min(axis=1) < _away(pixels, _inks(view))]
     votes = (1 / (10 + away.min(axis=1)) ** 2) @ (away == away.min(axis=1, keepdims=True))
@@ -82,10 +82,9 @@ def _colour(view: View) -> str | None:
 
 def _solid(view: View, colour: str) -> Cover:
     """Where the fluid is, whatever its shade: 1 within, 0 outside and on poles, between on outlines."""
-    pixels = cielab(view.frames)
-    away = _away(pixels, _shades(colour))
+    away = _away(view.lab, _shades(colour))
     share = view.difference / np.maximum(view.difference + away, 1e-6)
-    share[_away(pixels, _inks(view)) < away] = 0
+    share[_away(view.lab, _inks(view)) < away] = 0
     seen = np.clip(2 * view.difference / VISIBLE_DIFFERENCE - 1, 0, 1)
     return np.clip((share - 0.2) / 0.6, 0, 1) * seen
 
@@ -107,7 +106,9 @@ def _away(
     pixels: Float[np.ndarray, "*pixels 3"], shades: Float[np.ndarray, "shades 3"]
 ) -> Float[np.ndarray, "*pixels"]:
     """CIELAB distance from the nearest of the shades."""
-    return np.min([np.linalg.norm(pixels - shade, axis=-1) for shade in shades], axis=0)
+    # |a - b|^2 = |a|^2 - 2 a b + |b|^2 takes a tenth of the time of the differences themselves.
+    squares = (shades**2).sum(axis=1) - 2 * pixels @ shades.T
+    return np.sqrt(np.maximum(squares.min(axis=-1) + (pixels**2).sum(axis=-1), 0))
 
 
 def _looks_like(cover: Cover) -> str | None:

@@ -1,7 +1,7 @@
 """What was read off a clip, against what is true of the scene that was asked for: one number a metric.
 
-NaN stands for what the scene has nothing to measure of. Where a law is not recognised, its number counts as wrong by all
-of its value.
+NaN stands for what the scene has nothing to measure of. Where a law is not recognised, its number counts as wrong by
+all of its value.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from daifuku.evaluate.fluids import FluidReading, read_fluid
 from daifuku.evaluate.pairs import PairReading, read_pair
 from daifuku.evaluate.tracker import Reading, read
-from daifuku.world import Scene, Thing
+from daifuku.world import Fluid, Scene, Thing
 from daifuku.world.factors import COLLIDE
 from daifuku.world.motions import GRAVITY, Bounce, Flight
 
@@ -32,7 +33,7 @@ class Kind:
 
 
 def judge_single(reading: Reading, scene: Scene, pace: bool = False) -> Judged:
-    """One object. `all_four` is background, colour, shape and motion; `all` is all that was asked for."""
+    """One object. `all_four` is background, colour, shape and motion; `all` is all of it."""
     (thing,) = scene.things
     right = {
         "background": reading.background == scene.background,
@@ -56,7 +57,6 @@ def judge_pair(reading: PairReading, scene: Scene, pace: bool = False) -> Judged
     `bound` is background, and colour, shape and motion of both, each its own; `all` adds both sizes. The pace of two
     objects is not judged.
     """
-    background = reading.background == scene.background
     sides = range(2)
     nothing = dict.fromkeys(("colour", "shape", "size", "motion"), False)
     options = [
@@ -70,6 +70,7 @@ def judge_pair(reading: PairReading, scene: Scene, pace: bool = False) -> Judged
     best = max(options, key=lambda both: (sum(one["colour"] for one in both), sum(sum(one.values()) for one in both)))
     collide = scene.things[0].motion == COLLIDE
     variations = [one.area_variation for one in reading.things if one.area_variation is not None]
+    background = _background(reading, scene)["background"]
     bound = background and all(one[key] for one in best for key in ("colour", "shape", "motion"))
     return {
         "background": float(background),
@@ -83,9 +84,31 @@ def judge_pair(reading: PairReading, scene: Scene, pace: bool = False) -> Judged
     }
 
 
+def judge_fluid(reading: FluidReading, scene: Scene, pace: bool = False) -> Judged:
+    """A fluid. `all_four` is background, colour, motion and direction, which splashes have none of; `all` is all of it."""
+    fluid = scene.fluid
+    assert fluid is not None, scene
+    known = reading.law if reading.motion == fluid.motion else None
+    right = _background(reading, scene) | _pace(reading, fluid, pace)
+    right |= {key: getattr(reading, key) == getattr(fluid, key) for key in ("colour", "size", "motion")}
+    if fluid.motion != "splash":
+        right["direction"] = right["motion"] and reading.direction == fluid.direction
+    return {
+        **{key: float(value) for key, value in right.items()},
+        "all_four": _all(right, *(key for key in right if key not in ("size", "pace"))),
+        "all": _all(right, *right),
+        "law_error": relative_error(known, LAWS[fluid.motion](fluid.law)),
+        "flicker": reading.flicker,
+    }
+
+
 def relative_error(value: float | None, truth: float) -> float:
     """At most 1, which is also the error of what could not be read."""
     return 1.0 if value is None else min(abs(value / truth - 1), 1.0)
+
+
+def _background(reading: Reading | PairReading | FluidReading, scene: Scene) -> dict[str, bool]:
+    return {"background": reading.background == scene.background}
 
 
 def _right(reading: Reading, thing: Thing) -> dict[str, bool]:
@@ -111,8 +134,17 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
+LAWS: dict[str, Callable[[Any], float]] = {
+    "splash": lambda law: law.gravity,
+    "smoke": lambda law: law.speed,
+    "flag": lambda law: law.frequency,
+    "grass": lambda law: law.frequency,
+}
+"""The number that each fluid's law is known by."""
+
 KINDS = {
     "single": Kind(read=read, judge=judge_single),
     "pair": Kind(read=read_pair, judge=judge_pair),
+    "fluid": Kind(read=read_fluid, judge=judge_fluid),
 }
 """By the names of `daifuku.world.factors.KINDS`."""

@@ -25,6 +25,8 @@ class View:
     """Colour of the background in this clip."""
     background: str
     """The palette's name for it."""
+    lab: Float[np.ndarray, "t h w 3"]
+    """The frames in CIELAB."""
     difference: Cover
     """CIELAB distance of every pixel from the background."""
 
@@ -41,17 +43,20 @@ def look(frames: Frames) -> View:
     """The background is the usual colour of the border, the floor's side apart."""
     edges = (frames[:, :2], frames[:, :, :2], frames[:, :, -2:])
     ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
-    difference = np.linalg.norm(cielab(frames) - cielab(ground), axis=-1)
-    return View(frames=frames, ground=ground, background=nearest_colour(ground, BACKGROUNDS), difference=difference)
+    lab = cielab(frames)
+    difference = np.linalg.norm(lab - cielab(ground), axis=-1)
+    background = nearest_colour(ground, BACKGROUNDS)
+    return View(frames=frames, ground=ground, background=background, lab=lab, difference=difference)
 
 
 def paints(view: View) -> list[Paint]:
     """The palette's colours among the pixels within the foreground, the commonest first."""
-    pixels = view.frames[inner(view.difference > VISIBLE_DIFFERENCE)]
+    within = inner(view.difference > VISIBLE_DIFFERENCE)
+    pixels = view.frames[within]
     if len(pixels) == 0:
         return []
     palette = cielab(np.array(list(COLOURS.values()), np.uint8))
-    away = np.linalg.norm(cielab(pixels)[:, None] - palette, axis=-1)
+    away = np.linalg.norm(view.lab[within][:, None] - palette, axis=-1)
     nearest = away.argmin(axis=1)
     votes = np.bincount(nearest, weights=1 / (10 + away.min(axis=1)) ** 2, minlength=len(palette))
     order = sorted(np.flatnonzero(votes), key=lambda one: -votes[one])

@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured on some clips of one kind, by the keys of `METRICS`; without those that nothing was found for."""
+    """What was measured on some clips of one kind, by the keys of `METRICS` that there was something to measure of."""
 
     name: str
     scores: dict[str, Interval]

@@ -1,7 +1,8 @@
 """Measures how well videos show what their prompts ask for, in the procedural world, where every answer is known."""
 
+import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import log10
 from typing import Any
@@ -12,7 +13,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.evaluate.judge import KINDS
 from daifuku.evaluate.pixels import Frames
 from daifuku.evaluate.report import METRICS, Interval, Row, WorldReport, difference, row
-from daifuku.world import Clip, describe, render, sample_scene
+from daifuku.world import Clip, describe, render, sample_fluid, sample_scene
 
 __all__ = ["METRICS", "Frames", "Interval", "Row", "WorldReport", "evaluate_world", "measure", "true_clip"]
 
@@ -30,6 +31,8 @@ TRUE, FROZEN = "true renders", "true renders, first frame frozen"
 DECODED, GENERATED, EXACT = "VAE reconstructions", "generated", "generated, preset exact"
 PARAPHRASED, PARAPHRASING = "generated, held-out paraphrases", "what the paraphrases change"
 SHUFFLED, UNTRAINED = "generated, captions shuffled", "untrained model"
+ORDER = (TRUE, DECODED, GENERATED, EXACT, PARAPHRASED, SHUFFLED, UNTRAINED, FROZEN)
+"""Names of rows as the report lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,7 @@ def evaluate_world(
     and first frames that stand still. `paraphrases` adds the same scenes in phrases that training holds out. Raises
     InvalidRequest for a kind that is none, and for seeds that are none or not all different.
     """
-    _check(kinds, seeds)
+    check_asked(kinds, seeds)
     makers = {GENERATED: (generate, "train"), EXACT: (exact, "train"), UNTRAINED: (untrained, "train")}
     if paraphrases:
         makers[PARAPHRASED] = (generate, "unseen")
@@ -123,7 +126,8 @@ def measure(
     scores, kind = [], "single"
     for frames, clip in pairs:
         kind = clip.scene.kind
-        judged = judge(frames, clip.scene, fps=fps, pace=pace)
+        how = KINDS[kind]
+        judged = how.judge(how.read(frames, fps=fps), clip.scene, pace=pace)
         scores.append([judged | (_likeness(frames, clip) if compare_pixels else {})])
     return row(name, scores, kind=kind)
 
@@ -161,7 +165,7 @@ def _rows(kind: str, asked: _Asked) -> Iterator[Row]:
         frames = {TRUE: [clip.frames]}
         if asked.reconstruct is not None:
             frames[DECODED] = [asked.reconstruct(clip.frames)]
-            likeness.append([_likeness(*frames[DECODED], clip)])
+            likeness.append([_likeness(frames[DECODED][0], clip)])
         if asked.controls:
             frames[FROZEN] = [clip.frames[:1].repeat(len(clip.frames), axis=0)]
         for name, (make, phrasing) in asked.makers.items():
@@ -186,10 +190,12 @@ def _rows(kind: str, asked: _Asked) -> Iterator[Row]:
             yield difference(PARAPHRASING, scores[name], scores[GENERATED], kind=kind)
 
 
-def _check(kinds: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    for name, values in (("kinds", kinds), ("seeds", seeds)):
+def check_asked(kinds: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Raises InvalidRequest as `evaluate_world` does."""
+    for name, values, example in (("kinds", kinds, "single"), ("seeds", seeds, 0)):
         if not values or len(set(values)) < len(values):
-            raise InvalidRequest(f"{name}={values} must name one or more, each once. Try {sorted(set(values)) or 0}.")
+            others = ",".join(map(str, dict.fromkeys(values))) or example
+            raise InvalidRequest(f"{name}={values} must be at least one, and each only once. Try {others}.")
     for kind in kinds:
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, n=1) or KINDS
@@ -198,7 +204,8 @@ def _check(kinds: tuple[str, ...], seeds: tuple[int, ...]) -> None:
 
 def _likeness(frames: Frames, clip: Clip) -> dict[str, float]:
     error = (frames.astype(np.float32) - clip.frames) ** 2
-    return {"psnr": decibels(error), "object_psnr": decibels(error[clip.mask])}
+    on_object = decibels(error[clip.mask]) if clip.mask.any() else np.nan
+    return {"psnr": decibels(error), "object_psnr": on_object}
 
 
 def decibels(squared_error: np.ndarray) -> float:
