@@ -85,7 +85,7 @@ def judge_pair(reading: PairReading, scene: Scene, pace: bool = False) -> Judged
 
 
 def judge_fluid(reading: FluidReading, scene: Scene, pace: bool = False) -> Judged:
-    """A fluid. `all_four` is background, colour, motion and direction, which splashes have none of; `all` is all of it."""
+    """A fluid. `all_four` is background, colour, motion and direction, but for splashes; `all` is all of it."""
     fluid = scene.fluid
     assert fluid is not None, scene
     known = reading.law if reading.motion == fluid.motion else None

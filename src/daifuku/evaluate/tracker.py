@@ -86,12 +86,13 @@ def read(frames: Frames, *, fps: int = 20) -> Reading:
     centres = centres_of(cover)
     shape = _shape(cover, centres, area, trusted)
     radius = float(np.sqrt(np.median(area[trusted]) / AREA[shape])) / side
-    law = explain(np.flatnonzero(trusted) / fps, centres[trusted] / side)
+    time = np.flatnonzero(trusted) / fps
+    law = explain(time, centres[trusted] / side)
     motion, free = (law.motion, law.free) if law else (None, None)
     contrast = np.linalg.norm(paint - ground)
     if motion == "rest" and _turning(frames[trusted], centres[trusted], radius * side) > TURNING * contrast:
         middle = np.median(centres[trusted], axis=0)
-        motion, free = "spin", abs(turn_rate(frames[trusted], middle, radius * side, fps))
+        motion, free = "spin", abs(turn_rate(frames[trusted], time, middle, radius * side))
     return replace(
         empty,
         colour=found[0].name,

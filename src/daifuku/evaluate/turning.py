@@ -15,16 +15,16 @@ Frames = UInt8[np.ndarray, "t h w 3"]
 Rings = Float[np.ndarray, "t radii angles colour"]
 
 
-def turn_rate(frames: Frames, centre: Float[np.ndarray, "2"], radius: float, fps: int) -> float:
+def turn_rate(frames: Frames, time: Float[np.ndarray, "t"], centre: Float[np.ndarray, "2"], radius: float) -> float:
     """Turning rate in rad/s, clockwise on the screen, of an object whose centre, in pixels, stays where it is.
 
+    Radius in pixels, times in seconds.
     Turned by an angle a, harmonic m of the colours around the centre is multiplied by exp(-i m a).
     """
     rings = _rings(frames, centre, radius)
     waves = np.fft.rfft(rings, axis=2)[:, :, 1 : NUM_HARMONICS + 1]
     rates = np.concatenate([-RATES[::-1], RATES])
-    times, numbers = np.arange(len(frames)) / fps, np.arange(1, NUM_HARMONICS + 1)
-    back = np.exp(1j * rates[:, None, None] * times[:, None] * numbers)
+    back = np.exp(1j * rates[:, None, None] * time[:, None] * np.arange(1, NUM_HARMONICS + 1))
     alike = np.abs(np.einsum("vtm,trmc->vrmc", back, waves)) ** 2
     # A ring counts by its length.
     return float(rates[np.einsum("vrmc,r->v", alike, RADII).argmax()])

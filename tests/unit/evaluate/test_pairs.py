@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from daifuku.evaluate.pairs import read_pair
+from daifuku.world import Clip
+from daifuku.world.factors import COLLIDE
+from tests.unit.evaluate.scenes import clips, frozen, pair, spoilt
+
+
+@pytest.fixture(scope="module")
+def colliding() -> list[Clip]:
+    return clips(pair, 5, lambda scene: scene.things[0].motion == COLLIDE)
+
+
+@pytest.fixture(scope="module")
+def side_by_side() -> list[Clip]:
+    return clips(pair, 8, lambda scene: scene.things[0].motion != COLLIDE)
+
+
+def looks(things) -> list[tuple]:
+    return [(one.colour, one.shape, one.size, one.motion) for one in things]
+
+
+def test_two_objects_beside_each_other_are_both_read_the_left_one_first(side_by_side: list[Clip]) -> None:
+    for clip in side_by_side:
+        reading = read_pair(clip.frames)
+        assert looks(reading.things) == looks(clip.scene.things)
+        assert reading.background == clip.scene.background
+        assert reading.momentum_error is None
+
+
+def test_two_objects_that_collide_are_read_and_keep_their_momentum(colliding: list[Clip]) -> None:
+    for clip in colliding:
+        reading = read_pair(clip.frames)
+        assert looks(reading.things) == looks(clip.scene.things)
+        assert reading.momentum_error == pytest.approx(0, abs=0.06)
+
+
+def test_blur_and_noise_do_not_confuse_two_objects(side_by_side: list[Clip], colliding: list[Clip]) -> None:
+    for clip in (side_by_side[0], colliding[0]):
+        assert looks(read_pair(spoilt(clip.frames)).things) == looks(clip.scene.things)
+
+
+def test_a_collision_that_loses_momentum_shows(colliding: list[Clip]) -> None:
+    clip = colliding[0]
+    contact = clip.scene.things[0].path.contact
+    first = round(contact * 20)
+    slowed = np.concatenate([clip.frames[:first], clip.frames[first:].repeat(2, axis=0)[: len(clip.frames) - first]])
+    assert read_pair(slowed).momentum_error != pytest.approx(0, abs=0.06)
+
+
+def test_objects_that_stand_still_do_not_collide(colliding: list[Clip]) -> None:
+    reading = read_pair(frozen(colliding[0]))
+    assert [one.motion for one in reading.things] == ["rest", "rest"]
+    assert reading.momentum_error is None
+
+
+def test_where_one_object_is_only_one_is_read(side_by_side: list[Clip]) -> None:
+    clip = side_by_side[0]
+    half = clip.frames.shape[2] // 2
+    alone = clip.frames.copy()
+    alone[:, :, half:] = alone[0, 0, 0]
+    found = [one for one in read_pair(alone).things if one.shape is not None]
+    assert [one.colour for one in found] == [clip.scene.things[0].colour]
+
+
+def test_an_empty_picture_shows_no_objects() -> None:
+    reading = read_pair(np.full((7, 64, 64, 3), 128, np.uint8))
+    assert (reading.things, reading.momentum_error, reading.background) == ((), None, "gray")
