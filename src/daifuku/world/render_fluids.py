@@ -20,7 +20,6 @@ SMOKE = 0.55
 """Smoke of one puff: the integral of its optical density over the picture, for each unit of its first width."""
 
 Cover = Float32[np.ndarray, "t high wide"]
-Line = Float32[np.ndarray, "t x"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +48,11 @@ def draw_fluid(
     high, wide = layer.cover.shape[1:]
     window = (slice(None), slice(layer.top, layer.top + high), slice(layer.left, layer.left + wide))
     paint = np.array(COLOURS[fluid.colour], np.float32)
-    dark = layer.cover * np.minimum(layer.shade, 1)
     white = layer.cover * np.maximum(layer.shade - 1, 0)
-    clear = 1 - layer.cover
+    coloured = layer.cover * np.minimum(layer.shade, 1) - white
+    clear, white = 1 - layer.cover, 255 * white + np.float32(0.5)
     for channel in range(3):
-        blended = clear * frames[window][..., channel] + dark * paint[channel] + white * (255 - paint[channel])
-        frames[window][..., channel] = blended + np.float32(0.5)
+        frames[window][..., channel] = clear * frames[window][..., channel] + coloured * paint[channel] + white
     mask[window] = layer.cover > 0.5
 
 
@@ -76,6 +74,7 @@ def _splash(law: Splash, time: Times, size: int) -> Layer:
     slope = np.gradient(surface, axis=1)
     depth = np.arange(size, dtype=np.float32)[:, None] + np.float32(0.5) - surface[:, None]
     cover = coverage(-depth / np.sqrt(1 + slope**2)[:, None])
+    # Darker towards the bottom and lighter along the surface, so that waves show on a background of like colour.
     deep = np.maximum(_middles(size).astype(np.float32) - np.float32(law.level), 0)[:, None]
     crest = np.maximum(1 - np.maximum(depth, 0) / np.float32(0.035 * size), 0)
     shade = 1 - np.float32(0.9) * deep + np.float32(0.4) * crest**2
@@ -89,7 +88,7 @@ def _draw_disc(cover: Cover, shade: Cover, path: Float[np.ndarray, "t 2"], radiu
     """Add a disc with a highlight to the upper left, where the fluid does not cover the pixel yet."""
     size, width = cover.shape[1], 2 * ceil(radius + 1) + 1
     for frame, (x, y) in enumerate(path):
-        if not -radius < y < size + radius:
+        if not (-radius < x < size + radius and -radius < y < size + radius):
             continue
         top, left = max(floor(y) - width // 2, 0), max(floor(x) - width // 2, 0)
         bottom, right = min(floor(y) + width // 2 + 1, size), min(floor(x) + width // 2 + 1, size)
@@ -106,14 +105,15 @@ def _draw_disc(cover: Cover, shade: Cover, path: Float[np.ndarray, "t 2"], radiu
 
 def _smoke(law: Smoke, time: Times, size: int) -> Layer:
     """Puffs are Gaussian, so that a frame is one product of matrices; light dims as exp(-density)."""
-    puffs, width = law.puffs(time), law.widths(time)
+    puffs, width, amount = (each.swapaxes(0, 1) for each in (law.puffs(time), law.widths(time), law.amount(time)))
     across, down = (
         np.exp(-(((_middles(size) - puffs[..., [axis]]) / width[..., None]) ** 2) / 2).astype(np.float32)
         for axis in (0, 1)
     )
-    amount = (SMOKE * law.width * law.amount(time) / (2 * pi * width**2)).astype(np.float32)
-    density = np.swapaxes(down * amount[..., None], 0, 1).swapaxes(1, 2) @ np.swapaxes(across, 0, 1)
+    middle = (SMOKE * law.width * amount / (2 * pi * width**2)).astype(np.float32)
+    density = (down * middle[..., None]).swapaxes(1, 2) @ across
     cover = 1 - np.exp(-density)
+    # Lit from above and a little from the left: puffs look round where the density grows against the light.
     slope_y, slope_x = np.gradient(density, axis=(1, 2))
     shade = 0.95 + (0.016 * size) * (0.5 * slope_x + slope_y) / (density + 0.7)
     return Layer(cover=cover, shade=np.clip(shade, 0.7, 1.25))
@@ -147,7 +147,7 @@ def _flag(law: Flag, time: Times, size: int) -> Layer:
 
 def _grass(law: Grass, time: Times, size: int) -> Layer:
     """All blades at once: the clear shares of a pixel multiply, and blades in front count far more for its shade."""
-    top = floor((law.floor - law.lengths.max()) * size)
+    top = max(floor((law.floor - law.lengths.max()) * size), 0)
     height = np.float32(law.floor) - (np.arange(top, size, dtype=np.float32) + np.float32(0.5)) / size
     bend = law.bend(time).astype(np.float32)[..., None]
     bend = np.where(np.abs(bend) < 1e-3, np.float32(1e-3), bend)
@@ -157,6 +157,7 @@ def _grass(law: Grass, time: Times, size: int) -> Layer:
     share = np.arcsin(sine) / bend
     width = np.float32(BLADE_WIDTH * size) * np.maximum(1 - share, 0)
     middle = size * (roots + height * sine / (1 + cosine))
+    # A few pixels beside each blade's middle are all that it can touch: far fewer than the picture has.
     reach = ceil(BLADE_WIDTH * size / 2)
     column = np.floor(middle).astype(np.int32)[..., None] + np.arange(-reach, reach + 1, dtype=np.int32)
     away = np.abs(column - (middle - np.float32(0.5))[..., None]) * cosine[..., None]
@@ -167,15 +168,11 @@ def _grass(law: Grass, time: Times, size: int) -> Layer:
     depth = law.scattered(3).astype(np.float32)[:, None, None, None]
     near = cover * np.broadcast_to(np.exp(6 * depth), inside.shape)[inside]
     light = np.broadcast_to(0.5 + 0.25 * depth + 0.45 * share[..., None], inside.shape)[inside]
-    shape = (len(time), len(height), size)
-
-    def summed(values: np.ndarray) -> Cover:
-        return np.bincount(place, values, minlength=shape[0] * shape[1] * shape[2]).reshape(shape).astype(np.float32)
-
-    weight = summed(near)
-    return Layer(
-        cover=1 - np.exp(summed(np.log1p(-cover))), shade=summed(near * light) / np.maximum(weight, 1e-6), top=top
+    covered, nearness, lit = (
+        np.bincount(place, values, minlength=lines.size * size).reshape(len(time), len(height), size).astype(np.float32)
+        for values in (np.log1p(-cover), near, near * light)
     )
+    return Layer(cover=1 - np.exp(covered), shade=lit / np.maximum(nearness, 1e-6), top=top)
 
 
 def _middles(size: int) -> Places:

@@ -141,6 +141,16 @@ def test_more_frames_continue_the_same_clip(motion: str) -> None:
     np.testing.assert_allclose(long.tracks[:, :13], short.tracks, rtol=1e-6)
 
 
+def test_droplets_may_leave_the_picture_on_every_side() -> None:
+    scene = scenes("splash", 1)[0]
+    law = fluid_of(scene).law
+    assert isinstance(law, Splash)
+    for vx, vy in ((3.0, 0.5), (0.3, 5.0)):
+        far = replace(law, droplets=tuple(replace(one, vx=vx, vy=vy) for one in law.droplets))
+        late = layer_of(far, TIME, SIZE).cover[-1]
+        assert late[: round((law.level - 0.1) * SIZE)].max() == 0
+
+
 def calls(scene: Scene, num_frames: int) -> int:
     """Functions that rendering calls, Python's and numpy's."""
     count = 0

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 import pytest
 
-from daifuku.world import Clip, clip, clips, describe, render, sample_fluid, sample_scene
+from daifuku.world import Clip, clip, clips, describe, is_held_out, render, sample_fluid, sample_scene
 from daifuku.world.factors import COLLIDE
 from daifuku.world.motions import Collision
 from daifuku.world.shapes import AREA, HALF_WIDTH
@@ -67,6 +67,8 @@ def test_a_stream_of_clips_is_that_of_single_ones_with_all_settings() -> None:
         )
         np.testing.assert_array_equal(one.frames, alone.frames)
         assert (one.caption, one.scene) == (alone.caption, alone.scene)
+        if one.scene.fluid is not None:
+            assert is_held_out(None, one.scene.fluid.colour, one.scene.fluid.motion)
 
 
 def test_a_higher_rate_shows_less_time() -> None:
