@@ -36,6 +36,12 @@ LEAST_WAVE = 0.008
 LEAST_SWAY = 0.08
 """Standard deviation of an angle, in rad, from which grass counts as swaying."""
 
+LEAST_EXPLAINED = 0.7
+"""Share of what moves in flags and grass that their waves must explain."""
+
+LEAST_CLOTH = 0.5
+"""Length of a flag that is there in every frame."""
+
 NUM_WINDOWS = 8
 """Side by side, in each of which the blades are taken as parallel."""
 
@@ -117,17 +123,18 @@ def read_flag(view: View, cover: Cover, paint: np.ndarray, fps: int) -> Found | 
     heights = cover.sum(axis=1)
     rows = np.arange(side) + 0.5
     there = heights.min(axis=0) > 0.3 * np.median(heights[heights > 1])
-    if there.sum() < 0.2 * side:
+    if there.sum() < LEAST_CLOTH * side:
         return None
     middle = np.einsum("tyx,y->tx", cover, rows)[:, there] / heights[:, there] / side
     sway = middle.std(axis=0)
     third = len(sway) // 3
-    if sway.max() < LEAST_WAVE:
+    frequency, explained = _frequency(middle, fps, np.arange(0.6, 3.5, 0.02))
+    if sway.max() < LEAST_WAVE or explained < LEAST_EXPLAINED:
         return None
     return Found(
         size=float(np.median(heights[:, there])) / side,
         direction="right" if sway[-third:].mean() > sway[:third].mean() else "left",
-        law=_frequency(middle, fps, np.arange(0.6, 3.5, 0.02)),
+        law=frequency,
     )
 
 
@@ -142,12 +149,13 @@ def read_grass(view: View, cover: Cover, paint: np.ndarray, fps: int) -> Found |
     edges = np.linspace(0, side, NUM_WINDOWS + 1).round().astype(int)
     both, less = (np.stack([one[:, :, a:b].sum(axis=(1, 2)) for a, b in pairwise(edges)], axis=1) for one in products)
     lean = np.arctan2(2 * both, less) / 2
-    if np.median(lean.std(axis=0)) < LEAST_SWAY:
+    frequency, explained = _frequency(lean, fps, np.arange(0.3, 2.0, 0.02))
+    if np.median(lean.std(axis=0)) < LEAST_SWAY or explained < LEAST_EXPLAINED:
         return None
     return Found(
         size=height / side,
         direction="right" if lean.mean() > 0 else "left",
-        law=_frequency(lean, fps, np.arange(0.3, 2.0, 0.02)),
+        law=frequency,
     )
 
 
@@ -156,15 +164,16 @@ def _grass_height(cover: Cover) -> float:
     return cover.shape[1] - float(np.argmax(rows > 0.5))
 
 
-def _frequency(series: Series, fps: int, options: np.ndarray) -> float:
-    """The frequency in Hz whose wave, with its overtone, explains all series best."""
+def _frequency(series: Series, fps: int, options: np.ndarray) -> tuple[float, float]:
+    """The frequency in Hz whose wave, with its overtone, explains all series best, and the share that it explains."""
     time = np.arange(len(series)) / fps
     left = []
     for frequency in options:
         turn = 2 * np.pi * frequency * time
         basis = np.stack([np.ones_like(time), np.sin(turn), np.cos(turn), np.sin(2 * turn), np.cos(2 * turn)], axis=1)
         left.append(np.sum((series - basis @ np.linalg.lstsq(basis, series, rcond=None)[0]) ** 2))
-    return float(options[int(np.argmin(left))])
+    best = int(np.argmin(left))
+    return float(options[best]), 1 - left[best] / max(np.sum((series - series.mean(axis=0)) ** 2), 1e-9)
 
 
 def _level(cover: Cover) -> float:

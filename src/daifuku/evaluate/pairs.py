@@ -6,11 +6,14 @@ from math import log
 import numpy as np
 from jaxtyping import Bool, Float
 
-from daifuku.evaluate.laws import POSITION_NOISE, Points, Times, explain
+from daifuku.evaluate.laws import POSITION_NOISE, explain
 from daifuku.evaluate.pixels import Cover, Frames, Paint, View, along_line, centres_of, flicker, look, paints
 from daifuku.evaluate.tracker import Reading, read
 from daifuku.world.factors import COLLIDE
 from daifuku.world.render import tether_colour
+
+Ragged = Float[np.ndarray, "..."]
+"""Times or places of one of two objects, which need not be seen equally often."""
 
 FAR = 1.7
 """Radius within which all of an object lies, in radii of the disc of its area: a star reaches 1.55 of them far."""
@@ -141,7 +144,7 @@ def _meeting(left: Reading, right: Reading, side: int, fps: int) -> _Meeting | N
     return best if cost < sum(costs) else None
 
 
-def _fit_meeting(times: list[Times], points: list[Points], contact: float) -> _Meeting:
+def _fit_meeting(times: list[Ragged], points: list[Ragged], contact: float) -> _Meeting:
     """Two level tracks, each of two straight pieces that join at a moment."""
     speeds, squares = [], []
     for time, place in zip(times, points, strict=True):

@@ -12,14 +12,15 @@ RATES = np.arange(1.0, 8.0, 0.04)
 """Rates that are told apart, in rad/s; either way."""
 
 Frames = UInt8[np.ndarray, "t h w 3"]
+Times = Float[np.ndarray, "t"]
 Rings = Float[np.ndarray, "t radii angles colour"]
 
 
-def turn_rate(frames: Frames, time: Float[np.ndarray, "t"], centre: Float[np.ndarray, "2"], radius: float) -> float:
+def turn_rate(frames: Frames, time: Times, centre: Float[np.ndarray, "2"], radius: float) -> float:
     """Turning rate in rad/s, clockwise on the screen, of an object whose centre, in pixels, stays where it is.
 
-    Radius in pixels, times in seconds.
-    Turned by an angle a, harmonic m of the colours around the centre is multiplied by exp(-i m a).
+    Radius in pixels, times in seconds. Turned by an angle a, harmonic m of the colours around the centre is
+    multiplied by exp(-i m a).
     """
     rings = _rings(frames, centre, radius)
     waves = np.fft.rfft(rings, axis=2)[:, :, 1 : NUM_HARMONICS + 1]

@@ -43,13 +43,16 @@ def test_what_looks_like_a_fluid_but_stands_still_has_no_motion(shown: list[Clip
     assert reading.colour == shown[0].scene.fluid.colour
 
 
-def test_a_fluid_that_runs_backwards_or_twice_as_fast_is_not_taken_for_itself(shown: list[Clip]) -> None:
+def test_a_fluid_in_slow_motion_has_another_law(shown: list[Clip]) -> None:
     clip = shown[0]
     law = LAWS[clip.scene.fluid.motion](clip.scene.fluid.law)
-    fast = np.concatenate([clip.frames[::2], clip.frames[-1:].repeat(len(clip.frames) // 2, axis=0)])
-    found = read_fluid(fast[: len(clip.frames[::2])]).law
-    assert found is None or abs(found / law - 1) > 0.3
-    if clip.scene.fluid.motion in ("splash", "smoke"):
+    found = read_fluid(clip.frames.repeat(2, axis=0)[: len(clip.frames)]).law
+    assert found is None or found < 0.7 * law
+
+
+def test_drops_do_not_rise_and_smoke_does_not_sink() -> None:
+    for motion in ("splash", "smoke"):
+        (clip,) = clips(fluid, 1, lambda scene, motion=motion: scene.fluid.motion == motion)
         assert read_fluid(clip.frames[::-1]).motion is None
 
 
