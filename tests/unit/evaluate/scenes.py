@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from daifuku.world import Clip, Scene, render, sample_fluid, sample_scene
+from daifuku.world import Clip, Fluid, Scene, render, sample_fluid, sample_scene
 
 
 def clips(draw: Callable[[np.random.Generator], Scene], count: int, fits: Callable[[Scene], bool]) -> list[Clip]:
@@ -46,3 +46,10 @@ def spoilt(frames: np.ndarray, seed: int = 0) -> np.ndarray:
 def frozen(clip: Clip) -> np.ndarray:
     """The first frame, as often as the clip has frames."""
     return clip.frames[:1].repeat(len(clip.frames), axis=0)
+
+
+def fluid_of(scene: Scene | Clip) -> Fluid:
+    """The fluid of a scene that has one."""
+    found = (scene.scene if isinstance(scene, Clip) else scene).fluid
+    assert found is not None
+    return found

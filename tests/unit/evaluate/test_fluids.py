@@ -4,7 +4,7 @@ import pytest
 from daifuku.evaluate.fluids import read_fluid
 from daifuku.evaluate.judge import LAWS
 from daifuku.world import FLUIDS, Clip
-from tests.unit.evaluate.scenes import clips, fluid, frozen, single, spoilt
+from tests.unit.evaluate.scenes import clips, fluid, fluid_of, frozen, single, spoilt
 
 LARGEST_ERRORS = {"splash": 0.01, "smoke": 0.12, "flag": 0.03, "grass": 0.08}
 
@@ -12,12 +12,12 @@ LARGEST_ERRORS = {"splash": 0.01, "smoke": 0.12, "flag": 0.03, "grass": 0.08}
 @pytest.fixture(scope="module", params=FLUIDS)
 def shown(request: pytest.FixtureRequest) -> list[Clip]:
     """Clips of one fluid."""
-    return clips(fluid, 6, lambda scene: scene.fluid.motion == request.param)
+    return clips(fluid, 6, lambda scene: fluid_of(scene).motion == request.param)
 
 
 def test_fluids_are_read_off_true_renders(shown: list[Clip]) -> None:
     for clip in shown:
-        reading, true = read_fluid(clip.frames), clip.scene.fluid
+        reading, true = read_fluid(clip.frames), fluid_of(clip)
         assert reading.background == clip.scene.background
         assert (reading.motion, reading.colour, reading.direction) == (true.motion, true.colour, true.direction)
         assert reading.size == true.size
@@ -25,34 +25,34 @@ def test_fluids_are_read_off_true_renders(shown: list[Clip]) -> None:
 
 
 def test_the_number_of_a_fluids_law_is_fitted(shown: list[Clip]) -> None:
-    motion = shown[0].scene.fluid.motion
+    motion = fluid_of(shown[0]).motion
     for clip in shown:
         assert read_fluid(clip.frames).law == pytest.approx(
-            LAWS[motion](clip.scene.fluid.law), rel=LARGEST_ERRORS[motion]
+            LAWS[motion](fluid_of(clip).law), rel=LARGEST_ERRORS[motion]
         )
 
 
 def test_blur_and_noise_do_not_confuse_a_fluid(shown: list[Clip]) -> None:
-    reading, true = read_fluid(spoilt(shown[0].frames)), shown[0].scene.fluid
+    reading, true = read_fluid(spoilt(shown[0].frames)), fluid_of(shown[0])
     assert (reading.motion, reading.colour, reading.direction) == (true.motion, true.colour, true.direction)
 
 
 def test_what_looks_like_a_fluid_but_stands_still_has_no_motion(shown: list[Clip]) -> None:
     reading = read_fluid(frozen(shown[0]))
     assert (reading.motion, reading.law) == (None, None)
-    assert reading.colour == shown[0].scene.fluid.colour
+    assert reading.colour == fluid_of(shown[0]).colour
 
 
 def test_a_fluid_in_slow_motion_has_another_law(shown: list[Clip]) -> None:
     clip = shown[0]
-    law = LAWS[clip.scene.fluid.motion](clip.scene.fluid.law)
+    law = LAWS[fluid_of(clip).motion](fluid_of(clip).law)
     found = read_fluid(clip.frames.repeat(2, axis=0)[: len(clip.frames)]).law
     assert found is None or found < 0.7 * law
 
 
 def test_drops_do_not_rise_and_smoke_does_not_sink() -> None:
     for motion in ("splash", "smoke"):
-        (clip,) = clips(fluid, 1, lambda scene, motion=motion: scene.fluid.motion == motion)
+        (clip,) = clips(fluid, 1, lambda scene, motion=motion: fluid_of(scene).motion == motion)
         assert read_fluid(clip.frames[::-1]).motion is None
 
 

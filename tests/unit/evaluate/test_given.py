@@ -3,7 +3,7 @@ import pytest
 from daifuku.errors import InvalidRequest
 from daifuku.evaluate.given import measure_given
 from daifuku.world import Clip
-from tests.unit.evaluate.scenes import clips, fluid, frozen, single
+from tests.unit.evaluate.scenes import clips, fluid, fluid_of, frozen, single
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def test_a_clip_that_keeps_its_first_frame_and_stands_still_fails_by_its_motion(
 
 
 def test_only_given_frames_count_for_their_likeness(shown: list[Clip]) -> None:
-    def likeness(damaged: int, **given: int) -> float:
+    def likeness(damaged: int, num_first: int = 1, num_last: int = 0) -> float:
         pairs = []
         for clip in shown:
             frames = clip.frames.copy()
             frames[damaged] = 255 - frames[damaged]
             pairs.append((frames, clip))
-        return measure_given("damaged", pairs, **given).scores["given_psnr"].value
+        return measure_given("damaged", pairs, num_first=num_first, num_last=num_last).scores["given_psnr"].value
 
     assert likeness(0, num_first=1) < 10
     assert likeness(1, num_first=1) > 58 and likeness(-1, num_first=1) > 58
@@ -39,7 +39,7 @@ def test_only_given_frames_count_for_their_likeness(shown: list[Clip]) -> None:
 
 
 def test_fluids_can_be_given_too() -> None:
-    pairs = [(clip.frames, clip) for clip in clips(fluid, 2, lambda scene: scene.fluid.motion == "flag")]
+    pairs = [(clip.frames, clip) for clip in clips(fluid, 2, lambda scene: fluid_of(scene).motion == "flag")]
     told = measure_given("flags", pairs, num_first=1)
     assert (told.kind, told.scores["all_four"].value) == ("fluid", 100)
 

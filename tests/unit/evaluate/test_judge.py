@@ -9,7 +9,7 @@ from daifuku.evaluate.tracker import Reading, read
 from daifuku.world import Clip, Scene, Thing, render
 from daifuku.world.factors import COLLIDE
 from daifuku.world.motions import Flight
-from tests.unit.evaluate.scenes import clips, fluid, frozen, pair, single
+from tests.unit.evaluate.scenes import clips, fluid, fluid_of, frozen, pair, single
 
 STILL = Flight(x=0.25, y=0.5)
 
@@ -86,9 +86,9 @@ def test_a_wrong_size_spoils_all_but_not_all_four() -> None:
 
 
 def test_the_direction_of_another_fluid_is_not_right_by_chance() -> None:
-    (clip,) = clips(fluid, 1, lambda scene: scene.fluid.motion == "smoke" and scene.fluid.direction is None)
+    (clip,) = clips(fluid, 1, lambda scene: fluid_of(scene).motion == "smoke" and fluid_of(scene).direction is None)
     scores = judge_fluid(KINDS["fluid"].read(frozen(clip)), clip.scene)
     assert (scores["motion"], scores["direction"], scores["law_error"], scores["colour"]) == (0, 0, 1, 1)
-    (clip,) = clips(fluid, 1, lambda scene: scene.fluid.motion == "splash")
+    (clip,) = clips(fluid, 1, lambda scene: fluid_of(scene).motion == "splash")
     scores = judge_fluid(KINDS["fluid"].read(clip.frames), clip.scene)
     assert "direction" not in scores and scores["all"] == 1
