@@ -35,11 +35,7 @@ class Kind:
 def judge_single(reading: Reading, scene: Scene, pace: bool = False) -> Judged:
     """One object. `all_four` is background, colour, shape and motion; `all` is all of it."""
     (thing,) = scene.things
-    right = {
-        "background": reading.background == scene.background,
-        **_right(reading, thing),
-        **_pace(reading, thing, pace),
-    }
+    right = _background(reading, scene) | _right(reading, thing) | _pace(reading, thing, pace)
     falls = isinstance(thing.path, Bounce | Flight) and thing.path.gravity > 0
     return {
         **{key: float(value) for key, value in right.items()},

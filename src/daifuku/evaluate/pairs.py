@@ -25,7 +25,7 @@ NUM_PARAMETERS = 9
 """Of a collision: the moment, and of each object its height, its place then, and two velocities."""
 
 LEAST_TURN = 0.1
-"""Change of each object's velocity in a collision, in picture sides per second; the smallest of the world is 0.2."""
+"""Change of each object's velocity in a collision, in picture sides per second; the smallest of the world is 0.25."""
 
 LEAST_SPEED = 0.25
 """Speed at which two objects approach each other and part again, in picture sides per second; the world has 0.4."""
