@@ -53,7 +53,7 @@ def draw() -> None:
 
 def measure() -> None:
     """Puts the measured table between the markers of each page, and the figures beside them."""
-    report = measure_world(daifuku.load(), num_prompts=NUM_PROMPTS, seed=0)
+    report = measure_world(daifuku.load(), num_prompts=NUM_PROMPTS)
     FIGURES.write_text(report.to_json() + "\n")
     table = report.as_markdown()
     for page in PAGES:

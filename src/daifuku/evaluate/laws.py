@@ -36,6 +36,8 @@ class Law:
     num_parameters: int
     gravity: float | None = None
     """Fitted acceleration in picture sides per second squared, for motions under gravity."""
+    free: float | None = None
+    """What the motion's pace is told by, as `daifuku.world.pace` has it: a speed, a rate or a period."""
 
     def cost(self, num_points: int) -> float:
         """Bayesian information criterion, with an error of the tracker's own size counted as no error."""
@@ -60,12 +62,15 @@ def explain(time: Times, points: Points) -> Law | None:
 
 def _roll(time: Times, points: Points) -> Law | None:
     (x, x_left), (_, y_left) = _fit(_powers(time, 1), points[:, 0]), _fit(_powers(time, 0), points[:, 1])
-    return Law(motion="roll_right" if x[1] > 0 else "roll_left", residual=_joined(x_left, y_left), num_parameters=3)
+    motion = "roll_right" if x[1] > 0 else "roll_left"
+    return Law(motion=motion, residual=_joined(x_left, y_left), num_parameters=3, free=abs(float(x[1])))
 
 
 def _rise(time: Times, points: Points) -> Law | None:
     (_, x_left), (y, y_left) = _fit(_powers(time, 0), points[:, 0]), _fit(_powers(time, 1), points[:, 1])
-    return Law(motion="rise", residual=_joined(x_left, y_left), num_parameters=3) if y[1] < 0 else None
+    if y[1] >= 0:
+        return None
+    return Law(motion="rise", residual=_joined(x_left, y_left), num_parameters=3, free=-float(y[1]))
 
 
 def _throw(time: Times, points: Points) -> Law | None:
@@ -121,10 +126,11 @@ def _spring(time: Times, points: Points) -> Law | None:
     """A vertical harmonic oscillation."""
     _, x_left = _fit(_powers(time, 0), points[:, 0])
     rates = [(2 * np.pi / period,) for period in np.linspace(0.6, 1.4, 40)]
-    y, y_left, _ = _search(lambda rate: _waves(time, rate), rates, points[:, 1], steps=(0.2,))
+    y, y_left, (rate,) = _search(lambda rate: _waves(time, rate), rates, points[:, 1], steps=(0.2,))
     if not 0.05 < np.hypot(y[1], y[2]) < 0.35:
         return None
-    return Law(motion="spring", residual=_joined(x_left, y_left), num_parameters=5)
+    period = 2 * np.pi / float(rate)
+    return Law(motion="spring", residual=_joined(x_left, y_left), num_parameters=5, free=period)
 
 
 def _orbit(time: Times, points: Points) -> Law | None:
@@ -135,10 +141,10 @@ def _orbit(time: Times, points: Points) -> Law | None:
         return np.stack([np.ones_like(time), np.exp(1j * rate * time)], axis=1)
 
     rates = [(sign * rate,) for sign in (1, -1) for rate in np.linspace(2.0, 6.0, 50)]
-    found, left, _ = _search(basis, rates, place, steps=(0.1,))
+    found, left, (rate,) = _search(basis, rates, place, steps=(0.1,))
     if not 0.1 < abs(found[1]) < 0.45:
         return None
-    return Law(motion="orbit", residual=left, num_parameters=5)
+    return Law(motion="orbit", residual=left, num_parameters=5, free=abs(float(rate)))
 
 
 def _pendulum(time: Times, points: Points) -> Law | None:

@@ -1,201 +1,213 @@
 """Measures how well videos show what their prompts ask for, in the procedural world, where every answer is known."""
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import difflib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import log10
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
 
-from daifuku.evaluate.tracker import read
-from daifuku.world import Clip, Scene, describe, render, sample_scene
-from daifuku.world.motions import GRAVITY, Bounce, Flight
+from daifuku.errors import InvalidRequest
+from daifuku.evaluate.judge import KINDS
+from daifuku.evaluate.pixels import Frames
+from daifuku.evaluate.report import METRICS, Interval, Row, WorldReport, difference, row
+from daifuku.world import Clip, describe, render, sample_fluid, sample_scene
 
-Frames = UInt8[np.ndarray, "t h w 3"]
-Values = Float[np.ndarray, "prompts"]
-Draws = Shaped[np.ndarray, "draws prompts"]
-Statistics = Float[np.ndarray, "draws"]
+__all__ = ["METRICS", "Frames", "Interval", "Row", "WorldReport", "evaluate_world", "measure", "true_clip"]
 
-NUM_DRAWS = 1000
-"""Bootstrap draws behind every interval."""
+Generate = Callable[[str, int], Frames]
+"""(prompt, seed) -> clip."""
 
 ROUNDING_ERROR = 1 / 12
 """Mean squared error of rounding to whole numbers; a smaller one says nothing."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A number with its 95 % bootstrap interval over prompts."""
-
-    value: float
-    low: float
-    high: float
+SEED_STRIDE = 1_000_000
+"""Between the noise of a prompt's clips, on top of their seeds, so that no two prompts share any."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What was measured on one kind of clip, by the keys of `METRICS`."""
-
-    name: str
-    scores: dict[str, Interval]
+TRUE, FROZEN = "true renders", "true renders, first frame frozen"
+DECODED, GENERATED, EXACT = "VAE reconstructions", "generated", "generated, preset exact"
+PARAPHRASED, PARAPHRASING = "generated, held-out paraphrases", "what the paraphrases change"
+SHUFFLED, UNTRAINED = "generated, captions shuffled", "untrained model"
+ORDER = (TRUE, DECODED, GENERATED, EXACT, PARAPHRASED, SHUFFLED, UNTRAINED, FROZEN)
+"""Names of rows as the report lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """How one number per prompt becomes one number in the report."""
-
-    title: str
-    summarise: Callable[[Draws], Statistics]
-    digits: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldReport:
-    """True renders, which show the limits of the measurement itself, beside reconstructions and generated clips."""
+class _Asked:
+    """What a report is made of."""
 
     num_prompts: int
-    seed: int
+    seeds: tuple[int, ...]
     size: int
     num_frames: int
     fps: int
-    rows: tuple[Row, ...]
+    pace: bool
+    controls: bool
+    makers: Mapping[str, tuple[Generate, str]]
+    """By the names of rows, which are made from prompts in seen or unseen phrases."""
+    reconstruct: Callable[[Frames], Frames] | None
 
-    def to_json(self) -> str:
-        """The whole report as indented JSON."""
-        return json.dumps(asdict(self), indent=2)
+    def clip(self, kind: str, index: int, phrasing: str = "train") -> Clip:
+        return true_clip(
+            self.seeds[0],
+            index,
+            self.size,
+            self.num_frames,
+            self.fps,
+            kind=kind,
+            pace=self.pace,
+            phrasing=phrasing,
+        )
 
-    def as_markdown(self) -> str:
-        """The report as one table, with intervals in brackets."""
-        keys = [key for key in METRICS if any(key in row.scores for row in self.rows)]
-        lines = [["", *(METRICS[key].title for key in keys)], ["---"] * (len(keys) + 1)]
-        lines += [[row.name, *(_cell(row.scores.get(key), METRICS[key].digits) for key in keys)] for row in self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        shape = f"{self.num_frames} frames of {self.size}x{self.size} at {self.fps} fps"
-        return f"{self.num_prompts} prompts never trained on, seed {self.seed}, {shape}.\n\n{table}\n"
+    def noise(self, index: int) -> list[int]:
+        """The seed of each clip of a prompt."""
+        return [seed + index + SEED_STRIDE * number for number, seed in enumerate(self.seeds)]
 
 
 def evaluate_world(
-    generate: Callable[[str, int], Frames],
+    generate: Generate,
     *,
+    kinds: tuple[str, ...] = ("single",),
     num_prompts: int = 200,
-    seed: int = 0,
+    seeds: tuple[int, ...] = (0,),
     size: int = 64,
     num_frames: int = 31,
     fps: int = 20,
+    pace: bool = False,
+    controls: bool = False,
+    paraphrases: bool = False,
     reconstruct: Callable[[Frames], Frames] | None = None,
-    exact: Callable[[str, int], Frames] | None = None,
+    exact: Generate | None = None,
+    untrained: Generate | None = None,
 ) -> WorldReport:
     """Compare generated clips with their prompts, beside true renders and, if given a VAE, its reconstructions.
 
-    `generate` takes a prompt and a seed; so does `exact`, where there is another way to make them. The prompts
-    show combinations of shape, colour and motion that training holds out, one object each, and always say size and
-    background.
+    `generate` takes a prompt and a seed; so do `exact`, where there is another way to make them, and `untrained`. The
+    prompts show combinations of shape, colour and motion that training holds out, of each of the kinds, and always say
+    size and background; with `pace` also how fast, where a motion is a slow or a fast one. The first seed draws them,
+    and each is made once a seed. `controls` adds rows that must score badly: clips judged by the prompt after theirs,
+    and first frames that stand still. `paraphrases` adds the same scenes in phrases that training holds out. Raises
+    InvalidRequest for a kind that is none, and for seeds that are none or not all different.
     """
-    true_clips = [true_clip(seed, index, size, num_frames, fps) for index in range(num_prompts)]
-    rows = [measure("true renders", ((clip.frames, clip) for clip in true_clips), fps=fps)]
-    if reconstruct is not None:
-        pairs = ((reconstruct(clip.frames), clip) for clip in true_clips)
-        rows.append(measure("VAE reconstructions", pairs, fps=fps, compare_pixels=True))
-    for name, make in (("generated", generate), ("generated, preset exact", exact)):
-        if make is not None:
-            pairs = ((make(clip.caption, seed + index), clip) for index, clip in enumerate(true_clips))
-            rows.append(measure(name, pairs, fps=fps))
-    return WorldReport(num_prompts=num_prompts, seed=seed, size=size, num_frames=num_frames, fps=fps, rows=tuple(rows))
+    check_asked(kinds, seeds)
+    makers = {GENERATED: (generate, "train"), EXACT: (exact, "train"), UNTRAINED: (untrained, "train")}
+    if paraphrases:
+        makers[PARAPHRASED] = (generate, "unseen")
+    asked = _Asked(
+        num_prompts=num_prompts,
+        seeds=seeds,
+        size=size,
+        num_frames=num_frames,
+        fps=fps,
+        pace=pace,
+        controls=controls,
+        makers={name: (make, phrasing) for name, (make, phrasing) in makers.items() if make is not None},
+        reconstruct=reconstruct,
+    )
+    rows = tuple(row for kind in kinds for row in _rows(kind, asked))
+    return WorldReport(num_prompts=num_prompts, seeds=seeds, size=size, num_frames=num_frames, fps=fps, rows=rows)
 
 
-def measure(name: str, pairs: Iterable[tuple[Frames, Clip]], *, fps: int = 20, compare_pixels: bool = False) -> Row:
-    """Score clips against the true clips of the same prompts.
+def measure(
+    name: str,
+    pairs: Iterable[tuple[Frames, Clip]],
+    *,
+    fps: int = 20,
+    pace: bool = False,
+    compare_pixels: bool = False,
+) -> Row:
+    """Score clips against the true clips of the same prompts, all of one kind.
 
     Comparing pixels, for reconstructions, adds the peak signal-to-noise ratio over each whole clip and over its object.
     """
-    scored = []
+    scores, kind = [], "single"
     for frames, clip in pairs:
-        scores = _scores(frames, clip.scene, fps)
-        if compare_pixels:
-            error = (frames.astype(np.float32) - clip.frames) ** 2
-            scores |= {"psnr": _decibels(error), "object_psnr": _decibels(error[clip.mask])}
-        scored.append(scores)
-    columns = {key: np.array([scores[key] for scores in scored]) for key in scored[0]}
-    return Row(name=name, scores={key: _interval(values, METRICS[key].summarise) for key, values in columns.items()})
+        kind = clip.scene.kind
+        how = KINDS[kind]
+        judged = how.judge(how.read(frames, fps=fps), clip.scene, pace=pace)
+        scores.append([judged | (_likeness(frames, clip) if compare_pixels else {})])
+    return row(name, scores, kind=kind)
 
 
-def true_clip(seed: int, index: int, size: int, num_frames: int, fps: int) -> Clip:
+def true_clip(
+    seed: int,
+    index: int,
+    size: int,
+    num_frames: int,
+    fps: int,
+    *,
+    kind: str = "single",
+    pace: bool = False,
+    phrasing: str = "train",
+) -> Clip:
     """Clip number `index` of those that a model is measured on: a combination never trained on, and its caption."""
     rng = np.random.default_rng([seed, index])
-    scene = sample_scene(rng, split="unseen")
-    return render(scene, size=size, num_frames=num_frames, fps=fps, caption=describe(scene, rng, complete=True))
+    if kind == "fluid":
+        scene = sample_fluid(rng, "unseen")
+    else:
+        scene = sample_scene(rng, num_objects=2 if kind == "pair" else 1, split="unseen")
+    caption = describe(scene, rng, phrasing, complete=True, pace=pace)
+    return render(scene, size=size, num_frames=num_frames, fps=fps, caption=caption)
 
 
-def _scores(frames: Frames, scene: Scene, fps: int) -> dict[str, float]:
-    """One number a metric; NaN where the scene has nothing to measure.
-
-    Where a motion under gravity is not recognised, its gravity counts as wrong by all of its value.
-    """
-    (thing,) = scene.things
-    reading = read(frames, fps=fps)
-    right = {
-        "background": reading.background == scene.background,
-        "colour": reading.colour == thing.colour,
-        "shape": reading.shape == thing.shape,
-        "size": reading.size == thing.size,
-        "motion": reading.motion == thing.motion,
+def _rows(kind: str, asked: _Asked) -> Iterator[Row]:
+    """Clips are read as they are made, and forgotten: what was read of them is all that is kept."""
+    how, scenes = KINDS[kind], []
+    readings: dict[str, list[list[Any]]] = defaultdict(list)
+    likeness = []
+    for index in range(asked.num_prompts):
+        clips = {phrasing: asked.clip(kind, index, phrasing) for phrasing in {one for _, one in asked.makers.values()}}
+        clip = clips["train"]
+        scenes.append(clip.scene)
+        frames = {TRUE: [clip.frames]}
+        if asked.reconstruct is not None:
+            frames[DECODED] = [asked.reconstruct(clip.frames)]
+            likeness.append([_likeness(frames[DECODED][0], clip)])
+        if asked.controls:
+            frames[FROZEN] = [clip.frames[:1].repeat(len(clip.frames), axis=0)]
+        for name, (make, phrasing) in asked.makers.items():
+            frames[name] = [make(clips[phrasing].caption, seed) for seed in asked.noise(index)]
+        for name, made in frames.items():
+            readings[name].append([how.read(one, fps=asked.fps) for one in made])
+    if asked.controls:
+        readings[SHUFFLED] = [*readings[GENERATED][-1:], *readings[GENERATED][:-1]]
+    scores = {
+        name: [
+            [how.judge(one, scene, pace=asked.pace) for one in made]
+            for made, scene in zip(all_made, scenes, strict=True)
+        ]
+        for name, all_made in readings.items()
     }
-    falls = isinstance(thing.path, Bounce | Flight) and thing.path.gravity > 0
-    error = 1.0 if reading.gravity is None else min(abs(reading.gravity / GRAVITY - 1), 1.0)
-    return {
-        **{key: float(value) for key, value in right.items()},
-        "all_four": float(all(right[key] for key in ("background", "colour", "shape", "motion"))),
-        "gravity_error": error if falls else np.nan,
-        "area_variation": np.nan if reading.area_variation is None else reading.area_variation,
-        "flicker": reading.flicker,
-    }
+    if DECODED in scores:
+        scores[DECODED] = [[mine | like] for ([mine], [like]) in zip(scores[DECODED], likeness, strict=True)]
+    for name in ORDER:
+        if name in scores:
+            yield row(name, scores[name], kind=kind)
+        if name == PARAPHRASED and name in scores:
+            yield difference(PARAPHRASING, scores[name], scores[GENERATED], kind=kind)
 
 
-def _interval(values: Values, summarise: Callable[[Draws], Statistics]) -> Interval:
-    """Resamples prompts; the same draws at every call, so that rows of one report differ by their clips alone."""
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
-    draws = np.random.default_rng(0).integers(len(values), size=(NUM_DRAWS, len(values)))
-    low, high = np.percentile(summarise(values[draws]), (2.5, 97.5))
-    return Interval(value=float(summarise(values[None])[0]), low=float(low), high=float(high))
+def check_asked(kinds: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Raises InvalidRequest as `evaluate_world` does."""
+    for name, values, example in (("kinds", kinds, "single"), ("seeds", seeds, 0)):
+        if not values or len(set(values)) < len(values):
+            others = ",".join(map(str, dict.fromkeys(values))) or example
+            raise InvalidRequest(f"{name}={values} must be at least one, and each only once. Try {others}.")
+    for kind in kinds:
+        if kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, n=1) or KINDS
+            raise InvalidRequest(f"kinds: there is no kind {kind!r}. Try {' or '.join(near)}.")
 
 
-def _cell(score: Interval | None, digits: int) -> str:
-    if score is None:
-        return ""
-    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+def _likeness(frames: Frames, clip: Clip) -> dict[str, float]:
+    error = (frames.astype(np.float32) - clip.frames) ** 2
+    on_object = decibels(error[clip.mask]) if clip.mask.any() else np.nan
+    return {"psnr": decibels(error), "object_psnr": on_object}
 
 
-def _percent(draws: Draws) -> Statistics:
-    return 100 * draws.mean(axis=1)
-
-
-def _median_percent(draws: Draws) -> Statistics:
-    return 100 * np.median(draws, axis=1)
-
-
-def _mean(draws: Draws) -> Statistics:
-    return draws.mean(axis=1)
-
-
-def _decibels(squared_error: np.ndarray) -> float:
+def decibels(squared_error: np.ndarray) -> float:
     """Peak signal-to-noise ratio of one clip, at most that of rounding."""
     return 10 * log10(255**2 / max(float(squared_error.mean()), ROUNDING_ERROR))
-
-
-METRICS = {
-    "background": Metric(title="background %", summarise=_percent),
-    "colour": Metric(title="colour %", summarise=_percent),
-    "shape": Metric(title="shape %", summarise=_percent),
-    "size": Metric(title="size %", summarise=_percent),
-    "motion": Metric(title="motion %", summarise=_percent),
-    "all_four": Metric(title="all but size %", summarise=_percent),
-    "gravity_error": Metric(title="median gravity error %", summarise=_median_percent),
-    "area_variation": Metric(title="median area variation %", summarise=_median_percent),
-    "flicker": Metric(title="background flicker /255", summarise=_mean, digits=3),
-    "psnr": Metric(title="PSNR dB", summarise=_mean),
-    "object_psnr": Metric(title="PSNR on the object dB", summarise=_mean),
-}
-"""Every column of the report, in order."""

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from daifuku.evaluate.laws import explain
-from daifuku.evaluate.tracker import cielab, read
-from daifuku.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Clip, Scene, render, sample_scene
+from daifuku.evaluate.pixels import cielab
+from daifuku.evaluate.tracker import read
+from daifuku.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, render, sample_scene
+from tests.unit.evaluate.scenes import spoilt
 
 
 def scene_of(motion: str, seed: int = 0) -> Scene:
@@ -14,23 +16,11 @@ def scene_of(motion: str, seed: int = 0) -> Scene:
     raise AssertionError(motion)
 
 
-def spoilt(clip: Clip, seed: int) -> np.ndarray:
-    """A little blur in space, and noise of 4/255."""
-    frames = clip.frames.astype(np.float32)
-    for axis in (1, 2):
-        edge = [(1, 1) if axis == one else (0, 0) for one in range(4)]
-        padded = np.pad(frames, edge, mode="edge")
-        low, high = np.roll(padded, 1, axis), np.roll(padded, -1, axis)
-        frames = (0.25 * low + 0.5 * padded + 0.25 * high).take(np.arange(1, frames.shape[axis] + 1), axis)
-    noise = np.random.default_rng(seed).normal(0, 4, frames.shape)
-    return np.clip(frames + noise + 0.5, 0, 255).astype(np.uint8)
-
-
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_every_motion_is_read_off_true_renders_and_spoilt_ones(motion: str) -> None:
     scene = scene_of(motion)
     thing, clip = scene.things[0], render(scene)
-    for frames in (clip.frames, spoilt(clip, 0)):
+    for frames in (clip.frames, spoilt(clip.frames)):
         reading = read(frames)
         assert reading.background == scene.background
         assert (reading.colour, reading.shape, reading.size) == (thing.colour, thing.shape, thing.size)

@@ -3,11 +3,17 @@ import json
 import numpy as np
 import pytest
 
-from daifuku.evaluate.world import METRICS, WorldReport, evaluate_world, measure
-from daifuku.world import Clip, describe, is_held_out, render, sample_scene
+from daifuku.errors import InvalidRequest
+from daifuku.evaluate.world import METRICS, WorldReport, evaluate_world, measure, true_clip
+from daifuku.world import KINDS, Clip, describe, is_held_out, render, sample_scene
 from daifuku.world.captions import BACKGROUND_WORDS, SIZE_WORDS
 
 NUM_PROMPTS = 8
+
+WIDE = ("single", "fluid")
+
+OF_OTHER_KINDS = ("given_psnr", "direction", "pace", "sides", "bound", "law_error", "momentum_error")
+"""Metrics of what a single object, with no pace asked for, has nothing to measure of."""
 
 
 class Painter:
@@ -97,8 +103,90 @@ def test_intervals_hold_their_value_and_more_prompts_narrow_them(painter: Painte
 
 def test_the_report_is_one_table_and_valid_json(report: WorldReport) -> None:
     table = report.as_markdown()
-    assert all(metric.title in table for metric in METRICS.values())
+    columns = set(METRICS) - set(OF_OTHER_KINDS)
+    titles = [metric.title for key, metric in METRICS.items() if key in columns]
+    assert table.splitlines()[2].split(" | ") == ["| ", *titles[:-1], f"{titles[-1]} |"]
     assert "| generated | 100.0 [100.0, 100.0] |" not in table.splitlines()[0]
     assert table.count("\n| ") == 5
     told = json.loads(report.to_json())
     assert told["rows"][2]["scores"]["colour"]["value"] == 100
+
+
+@pytest.fixture(scope="module")
+def wide() -> WorldReport:
+    """Two kinds with all rows; what is generated are true renders, but for those of unseen phrases."""
+    clips = {}
+    for kind in WIDE:
+        for index in range(2):
+            clip = true_clip(0, index, 64, 31, 20, kind=kind, pace=True)
+            clips[clip.caption] = clip.frames
+    black = np.zeros((31, 64, 64, 3), np.uint8)
+    return evaluate_world(
+        lambda prompt, seed: clips.get(prompt, black),
+        kinds=WIDE,
+        num_prompts=2,
+        num_frames=31,
+        pace=True,
+        controls=True,
+        paraphrases=True,
+        reconstruct=lambda frames: frames // 4 * 4,
+        untrained=lambda prompt, seed: black,
+    )
+
+
+def test_every_kind_has_all_rows_in_one_order(wide: WorldReport) -> None:
+    names = [
+        "true renders",
+        "VAE reconstructions",
+        "generated",
+        "generated, held-out paraphrases",
+        "what the paraphrases change",
+        "generated, captions shuffled",
+        "untrained model",
+        "true renders, first frame frozen",
+    ]
+    assert [(row.kind, row.name) for row in wide.rows] == [(kind, name) for kind in WIDE for name in names]
+
+
+@pytest.mark.parametrize(("kind", "key"), [("single", "all"), ("fluid", "all")])
+def test_controls_score_badly_and_true_renders_well(wide: WorldReport, kind: str, key: str) -> None:
+    found = {row.name: row.scores[key].value for row in wide.rows if row.kind == kind}
+    assert found["true renders"] == found["VAE reconstructions"] == found["generated"] == 100
+    assert found["generated, held-out paraphrases"] == 0 and found["what the paraphrases change"] == -100
+    controls = ("generated, captions shuffled", "untrained model", "true renders, first frame frozen")
+    assert [found[name] for name in controls] == [0, 0, 0]
+
+
+def test_a_prompt_is_asked_with_noise_of_its_own_for_each_seed() -> None:
+    asked = []
+
+    def generate(prompt: str, seed: int) -> np.ndarray:
+        asked.append((prompt, seed))
+        return np.zeros((7, 64, 64, 3), np.uint8)
+
+    evaluate_world(generate, num_prompts=3, num_frames=7, seeds=(5, 0))
+    assert len({prompt for prompt, _ in asked}) == 3 and len({seed for _, seed in asked}) == 6
+    one = [(prompt, seed) for prompt, seed in asked if seed < 100]
+    asked.clear()
+    evaluate_world(generate, num_prompts=3, num_frames=7, seeds=(5,))
+    assert asked == one
+
+
+def test_held_out_phrases_show_the_same_scene() -> None:
+    for kind in KINDS:
+        seen, unseen = (true_clip(0, 1, 64, 7, 20, kind=kind, phrasing=phrasing) for phrasing in ("train", "unseen"))
+        assert seen.scene == unseen.scene and seen.caption != unseen.caption
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"kinds": ("pairs",)}, "Try pair"),
+        ({"kinds": ()}, "Try single"),
+        ({"seeds": ()}, "Try 0"),
+        ({"seeds": (1, 1)}, "Try 1"),
+    ],
+)
+def test_kinds_and_seeds_that_cannot_be_are_refused(painter: Painter, wrong: dict, hint: str) -> None:
+    with pytest.raises(InvalidRequest, match=hint):
+        evaluate_world(painter, **wrong)
