@@ -1,7 +1,7 @@
 """The built-in model in few steps of one pass each: a LoRA that is distilled from the model itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,7 @@ def train_fast(
     learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)
 
     def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float) -> Noised:
-        found = _noised(model, batch, level, generator)
-        given = draw_given(share, len(level), found.noise.shape[2], generator)
-        return replace(found, given=given).to(device)
+        return _noised(model, batch, level, generator, share).to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
@@ -85,7 +83,7 @@ def train_fast(
 
     def validate() -> dict[str, float]:
         errors = []
-        for number, part in enumerate(parts(validation, len(batches(0).latents))):
+        for number, part in enumerate(_parts(validation, len(batches(0).latents))):
             count = len(part.latents)
             level = (torch.arange(count) + 0.5) / count
             errors.append(learnt(noised(part, level, generator_for(0, number), 0.0)))
@@ -102,7 +100,7 @@ def _train_matrices_only(dit: AsymmDiT) -> None:
             layer.weight.requires_grad_(True)
 
 
-def parts(batch: Captioned, size: int) -> Iterator[Captioned]:
+def _parts(batch: Captioned, size: int) -> Iterator[Captioned]:
     """The batch in pieces of one size, which compiled blocks know already; what is left over is left out."""
     for start in range(0, len(batch.latents) - size + 1, size):
         own = slice(start, start + size)
@@ -118,7 +116,7 @@ def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: C
     def use() -> None:
         for number, level in enumerate(linear_quadratic(TEACHER.num_steps, TEACHER.threshold_noise)[:-1]):
             sigma = torch.full((len(samples.latents),), level)
-            batch = _noised(model, samples, sigma, generator_for(0, number))
+            batch = _noised(model, samples, sigma, generator_for(0, number), 0.0)
             student(torch.lerp(batch.clean, batch.noise, level), sigma, batch.text, batch.mask)
 
     pairs = extracted(model.dit, student, rank, input_moments(student, use))
@@ -127,7 +125,10 @@ def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: C
 
 
 @torch.no_grad()
-def _noised(model: TextToVideo, batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator) -> Noised:
+def _noised(
+    model: TextToVideo, batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float
+) -> Noised:
     text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
     noise = noise_like(batch.latents, generator)
-    return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask)
+    given = draw_given(share, len(noise), noise.shape[2], generator)
+    return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask, given=given)
