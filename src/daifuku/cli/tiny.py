@@ -20,6 +20,7 @@ class Stage(StrEnum):
     latents = "latents"
     dit = "dit"
     fast = "fast"
+    fast_lora = "fast_lora"
     export = "export"
 
 
@@ -60,9 +61,9 @@ def tiny(
     own = TinySettings(folder=folder, device=device) if file is None else read_settings(file, folder, device)
     wanted = [stage.value for stage in stages or Stage]
     if steps is not None:
-        named = {"vae", "decoder", "dit", "fast"}.intersection(wanted)
+        named = {"vae", "decoder", "dit", "fast", "fast_lora"}.intersection(wanted)
         if len(named) != 1:
-            raise typer.BadParameter("--steps goes with one of the stages vae, decoder, dit and fast")
+            raise typer.BadParameter("--steps goes with one of the stages vae, decoder, dit, fast and fast_lora")
         name = named.pop()
         own = replace(own, **{name: replace(getattr(own, name), num_steps=steps)})
     for name in wanted:

@@ -1,6 +1,6 @@
 """The built-in model in few steps of one pass each: a LoRA that is distilled from the model itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from daifuku.train.dit import Captioned, TextToVideo, noise_like, share_of
 from daifuku.train.flow import Noised
 from daifuku.train.given import draw_given
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
+from daifuku.train.lora import add_known_lora
 from daifuku.train.sections import DistillSection, Positive, Share
 from daifuku.weights.files import write_safetensors
 from daifuku.weights.lora_extract import extracted, input_moments
-from daifuku.weights.lora_write import pairs_content
+from daifuku.weights.lora_write import Pair, pairs_content
 
 PRESET, FILE = "fast8", "loras/fast8.safetensors"
 
@@ -63,10 +64,9 @@ def train_fast(
     bfloat16: bool,
     given_share: float,
 ) -> Iterator[Report]:
-    """Trains the transformer of `model`, which begins as its teacher; `batches(step)` gives the samples of a step."""
+    """Trains what is to be trained of the transformer of `model`; `batches(step)` gives the samples of a step."""
     for dit in (model.dit, teacher):
         set_kernel(dit, matmul)
-    _train_matrices_only(model.dit)
     device = next(model.parameters()).device
     width = model.dit.config.text_features
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
@@ -92,7 +92,7 @@ def train_fast(
     yield from train(model.dit, loss, loop, folder, validate=validate, adam_share=share_of)
 
 
-def _train_matrices_only(dit: AsymmDiT) -> None:
+def train_matrices_only(dit: AsymmDiT) -> None:
     """The weights of linear layers are trained, which are all that a LoRA can change."""
     dit.requires_grad_(False)
     for layer in dit.modules():
@@ -107,8 +107,8 @@ def _parts(batch: Captioned, size: int) -> Iterator[Captioned]:
         yield Captioned(latents=batch.latents[own], ids=batch.ids[own], mask=batch.mask[own])
 
 
-def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: Captioned, folder: Path) -> None:
-    """Writes what the student of the model learnt as a LoRA beside it, in bfloat16 like the model.
+def add_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: Captioned) -> AsymmDiT:
+    """Puts what the student of the model learnt around the layers of the model, as a LoRA that can learn on.
 
     The student's steps on the samples show which inputs its layers get.
     """
@@ -119,7 +119,11 @@ def write_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: C
             batch = _noised(model, samples, sigma, generator_for(0, number), 0.0)
             student(torch.lerp(batch.clean, batch.noise, level), sigma, batch.text, batch.mask)
 
-    pairs = extracted(model.dit, student, rank, input_moments(student, use))
+    return add_known_lora(model.dit, extracted(model.dit, student, rank, input_moments(student, use)))
+
+
+def write_fast_lora(pairs: Mapping[str, Pair], folder: Path) -> None:
+    """Writes the LoRA beside the model, in bfloat16 like that."""
     content = pairs_content(pairs, "diffusers", about={"base_model": "built-in"}, dtype=torch.bfloat16)
     write_safetensors(folder / FILE, content.entries, content.metadata)
 

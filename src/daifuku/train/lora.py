@@ -73,6 +73,30 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int, *, dora
     A new LoRA changes nothing: its second matrix is zero, and of a DoRA the magnitudes are those of the weight. Raises
     InvalidRequest where PEFT is not installed, and for a DoRA of a weight with rows of zeros.
     """
+    wanted = {rf"blocks\.\d+\.{LAYERS[name]}": kind for name, kind in kinds.items() if kind.rank}
+    ranks = {pattern: (kind.rank, kind.alpha) for pattern, kind in wanted.items()}
+    _inject(dit, "|".join(ranks), ranks, seed, dora=dora)
+    if dora:
+        _measure_exactly(dit)
+    return dit
+
+
+@torch.no_grad()
+def add_known_lora(dit: AsymmDiT, pairs: Mapping[str, Pair]) -> AsymmDiT:
+    """The same with matrices that are known, by the layers of ours that they change, to learn on from there."""
+    ranks = {re.escape(name): (pair.rank, pair.alpha) for name, pair in pairs.items()}
+    _inject(dit, list(pairs), ranks, seed=0, dora=False)
+    for name, pair in pairs.items():
+        layer: Any = dit.get_submodule(name)
+        layer.lora_A[ADAPTER].weight.copy_(pair.down)
+        layer.lora_B[ADAPTER].weight.copy_(pair.up)
+    return dit
+
+
+def _inject(
+    dit: AsymmDiT, layers: str | list[str], ranks: Mapping[str, tuple[int, float]], seed: int, *, dora: bool
+) -> None:
+    """Freezes the transformer and puts PEFT's layers around its own; rank and alpha by patterns of their names."""
     try:
         with quiet():
             from peft import LoraConfig, inject_adapter_in_model
@@ -85,12 +109,10 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int, *, dora
     for name, layer in list(dit.named_modules()):
         if isinstance(layer, QuantisedLinear):
             dit.set_submodule(name, FrozenLinear(layer))
-    wanted = {name: kind for name, kind in kinds.items() if kind.rank}
-    patterns = {name: rf"blocks\.\d+\.{LAYERS[name]}" for name in wanted}
     config = LoraConfig(
-        target_modules="|".join(patterns.values()),
-        rank_pattern={patterns[name]: kind.rank for name, kind in wanted.items()},
-        alpha_pattern={patterns[name]: kind.alpha for name, kind in wanted.items()},
+        target_modules=layers,
+        rank_pattern={pattern: rank for pattern, (rank, _) in ranks.items()},
+        alpha_pattern={pattern: alpha for pattern, (_, alpha) in ranks.items()},
         use_dora=dora,
     )
     config._register_custom_module({FrozenLinear: Linear})
@@ -102,9 +124,6 @@ def add_lora(dit: AsymmDiT, kinds: Mapping[str, KindSection], seed: int, *, dora
     for parameter in dit.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if dora:
-        _measure_exactly(dit)
-    return dit
 
 
 @contextmanager
@@ -141,13 +160,24 @@ def _measure_exactly(dit: AsymmDiT) -> None:
 
 def lora_pairs(dit: AsymmDiT) -> dict[str, Pair]:
     """What a LoRA learnt, by the layers of ours that it changes, in float32 on the CPU."""
+    layers: dict[str, Any] = {name: layer for name, layer in dit.named_modules() if hasattr(layer, "lora_alpha")}
+    return {
+        layer: Pair(alpha=float(layers[layer].lora_alpha[ADAPTER]), **matrices)
+        for layer, matrices in _matrices(dict(dit.named_parameters())).items()
+    }
+
+
+def kept_pairs(weights: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """The same from the weights that a checkpoint kept of it, where every alpha is the rank."""
+    return {
+        layer: Pair(alpha=float(len(matrices["down"])), **matrices) for layer, matrices in _matrices(weights).items()
+    }
+
+
+def _matrices(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    fields = {"A": "down", "B": "up", "magnitude_vector": "magnitude"}
     layers: dict[str, dict[str, Tensor]] = {}
-    for name, parameter in dit.named_parameters():
+    for name, weight in weights.items():
         if found := _TRAINED.fullmatch(name):
-            layers.setdefault(found["layer"], {})[found["role"]] = parameter.detach().float().cpu()
-    pairs: dict[str, Pair] = {}
-    for layer, trained in layers.items():
-        alpha: Any = dit.get_submodule(layer).lora_alpha
-        magnitude = trained.get("magnitude_vector")
-        pairs[layer] = Pair(down=trained["A"], up=trained["B"], alpha=float(alpha[ADAPTER]), magnitude=magnitude)
-    return pairs
+            layers.setdefault(found["layer"], {})[fields[found["role"]]] = weight.detach().float().cpu()
+    return layers

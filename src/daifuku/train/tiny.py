@@ -1,19 +1,19 @@
 """The recipe of the built-in model: what it is, what it sees, how long it trains. `make tiny` runs it.
 
-Five stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
-the DiT with its text encoder, and the DiT once more for few steps of one pass each. Everything is a function of its
-settings, which say what the shipped model is: `tiny_settings.py`, and for its clips `tiny_clips.py`.
+Six stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
+the DiT with its text encoder, the DiT once more for few steps of one pass each, and that as a LoRA. Everything is a
+function of its settings, which say what the shipped model is: `tiny_settings.py`, and for its clips `tiny_clips.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from daifuku import world
@@ -29,10 +29,11 @@ from daifuku.train.ahead import made_ahead
 from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
 from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.dit import TextToVideo, train_dit
-from daifuku.train.fast import train_fast, write_fast_lora
+from daifuku.train.fast import add_fast_lora, train_fast, train_matrices_only, write_fast_lora
 from daifuku.train.initialise import initialise_dit
 from daifuku.train.latents import LatentSet, channel_stats, encode_clips, read_clips
 from daifuku.train.loop import LoopSettings, Report
+from daifuku.train.lora import kept_pairs
 from daifuku.train.tiny_clips import VALIDATION_SEED, WorldSettings, captioned_clips, vae_batch, validation_batch
 from daifuku.train.tiny_settings import TinySettings
 from daifuku.train.vae import read_vae, train_vae
@@ -124,19 +125,43 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
 
 def stage_fast(settings: TinySettings) -> Iterator[Report]:
     """The DiT once more, for few steps of one pass each; the text encoder stays as it is."""
-    folder = settings.folder / "fast"
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer, sets = _latent_sets(settings)
-    model = _trained_text_to_video(settings, len(tokenizer)).to(settings.device)
-    teacher = deepcopy(model.dit).requires_grad_(False)
+    model = _trained_text_to_video(settings, len(tokenizer))
+    teacher = deepcopy(model.dit)
+    train_matrices_only(model.dit)
+    yield from _distil(model, teacher, sets, settings, settings.fast, "fast")
+
+
+def stage_fast_lora(settings: TinySettings) -> Iterator[Report]:
+    """What that stage taught as a LoRA, which learns on to make good for what its rank leaves out."""
+    tokenizer, sets = _latent_sets(settings)
+    model, student = _trained_text_to_video(settings, len(tokenizer)), AsymmDiT(settings.networks.dit)
+    _load_averaged(student, settings.folder / "fast")
+    teacher = deepcopy(model.dit)
+    shown = sets["train"].first(min(NUM_SHOWN, settings.num_clips))
+    add_fast_lora(model, student, settings.fast_student.rank, shown)
+    yield from _distil(model, teacher, sets, settings, settings.fast_lora, "fast_lora")
+
+
+def _distil(
+    model: TextToVideo,
+    teacher: AsymmDiT,
+    sets: Mapping[str, LatentSet],
+    settings: TinySettings,
+    loop: LoopSettings,
+    stage: str,
+) -> Iterator[Report]:
+    folder = settings.folder / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    model, teacher = model.to(settings.device), teacher.requires_grad_(False).to(settings.device)
     if settings.compile:
         for dit in (model.dit, teacher):
             _compile(dit, sets["train"].num_tokens)
     yield from train_fast(
         model,
         teacher,
-        lambda step: sets["train"].batch(step, settings.fast_student.batch_size, settings.fast.seed),
-        settings.fast,
+        lambda step: sets["train"].batch(step, settings.fast_student.batch_size, loop.seed),
+        loop,
         folder,
         validation=sets["validation"].first(settings.num_validation_latents),
         bfloat16=settings.bfloat16,
@@ -206,12 +231,8 @@ def export(settings: TinySettings, target: Path) -> None:
 
 
 def export_fast(settings: TinySettings, target: Path) -> None:
-    """Writes the LoRA of the stage `fast` alone, beside the model that it was trained for."""
-    tokenizer, sets = _latent_sets(replace(settings, device="cpu"))
-    model, student = _trained_text_to_video(settings, len(tokenizer)), AsymmDiT(settings.networks.dit)
-    _load_averaged(student, settings.folder / "fast")
-    shown = sets["train"].first(min(NUM_SHOWN, settings.num_clips))
-    write_fast_lora(model, student, settings.fast_student.rank, shown, target)
+    """Writes the LoRA of the stage `fast_lora` alone, beside the model that it was trained for."""
+    write_fast_lora(kept_pairs(_averaged(settings.folder / "fast_lora")), target)
 
 
 def defaults(settings: WorldSettings) -> dict[str, Any]:
@@ -244,15 +265,20 @@ STAGES: dict[str, Stage] = {
     "latents": stage_latents,
     "dit": stage_dit,
     "fast": stage_fast,
+    "fast_lora": stage_fast_lora,
 }
 """In the order in which they run; each picks up what the ones before it left in the folder."""
 
 
 @torch.no_grad()
 def _load_averaged(model: torch.nn.Module, folder: Path) -> None:
+    averaged = _averaged(folder)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(averaged[name])
+
+
+def _averaged(folder: Path) -> dict[str, Tensor]:
     found = newest_checkpoint(folder)
     if found is None:
         raise TrainingError(f"{folder} holds no checkpoint: run the stage {folder.name!r} first")
-    averaged = found.groups["ema"]
-    for name, parameter in model.named_parameters():
-        parameter.copy_(averaged[name])
+    return found.groups["ema"]

@@ -55,6 +55,15 @@ FAST_LOOP = LoopSettings(
     ema_decay=0.99,
     validate_every=240,
 )
+FAST_LORA_LOOP = LoopSettings(
+    num_steps=400,
+    optimiser=OptimiserSettings(kind="adamw", lr=7e-4),
+    warmup_steps=20,
+    decay_share=0.7,
+    ema_decay=0.98,
+    frozen_too=False,
+    validate_every=200,
+)
 DIT_LOOP = LoopSettings(num_steps=3900, optimiser=OptimiserSettings(lr=3e-3))
 
 
@@ -114,6 +123,7 @@ class TinySettings:
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
     fast: LoopSettings = FAST_LOOP
+    fast_lora: LoopSettings = FAST_LORA_LOOP
     fast_student: FastSettings = field(default_factory=FastSettings)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.quantiser import quantise
 from daifuku.train.initialise import initialise_dit
-from daifuku.train.lora import add_lora, lora_pairs
+from daifuku.train.lora import add_known_lora, add_lora, kept_pairs, lora_pairs
 from daifuku.train.recompute import recompute
 from daifuku.train.sections import KindSection, LoraSection, RecomputeSection
 
@@ -59,6 +59,27 @@ def test_a_new_lora_changes_nothing_bit_for_bit_and_only_its_matrices_learn() ->
     dit = add_lora(awake_dit(), KINDS, seed=0)
     assert torch.equal(velocity(dit), before)
     assert {name.split(".")[-3] for name, p in dit.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+
+
+def test_a_lora_that_is_known_learns_on_from_where_it_was() -> None:
+    learnt = stir(add_lora(awake_dit(), KINDS | {"text_qkv": KindSection(rank=3, alpha=1.5)}, seed=0))
+    pairs = lora_pairs(learnt)
+    again = add_known_lora(awake_dit(), pairs)
+    assert torch.allclose(velocity(again), velocity(learnt), atol=1e-6)
+    assert gradients(again).keys() == gradients(learnt).keys()
+    assert {name: (pair.rank, pair.alpha) for name, pair in lora_pairs(again).items()} == {
+        name: (pair.rank, pair.alpha) for name, pair in pairs.items()
+    }
+
+
+def test_what_a_checkpoint_keeps_of_a_lora_is_the_lora() -> None:
+    even = {name: KindSection(rank=2, alpha=2.0) for name in KINDS}
+    dit = stir(add_lora(awake_dit(), even, seed=0))
+    kept = kept_pairs({name: p for name, p in dit.named_parameters() if p.requires_grad})
+    for name, pair in lora_pairs(dit).items():
+        assert torch.equal(kept[name].down, pair.down) and torch.equal(kept[name].up, pair.up)
+        assert kept[name].alpha == pair.alpha == 2.0
+    assert len(kept) > 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

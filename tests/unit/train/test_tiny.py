@@ -40,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
         dit=replace(settings.dit, num_steps=2),
         dit_losses=DiTLossSettings(batch_size=4),
         fast=replace(settings.fast, num_steps=1),
+        fast_lora=replace(settings.fast_lora, num_steps=1),
         fast_student=FastSettings(rank=2, batch_size=2),
         num_clips=8,
         num_validation_latents=4,
