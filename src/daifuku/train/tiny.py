@@ -238,6 +238,7 @@ def export_fast(settings: TinySettings, target: Path) -> None:
 def defaults(settings: WorldSettings) -> dict[str, Any]:
     """What a request that leaves these open gets from a model that learnt these clips."""
     return {
+        "preset": fast.PRESET,
         "presets": {fast.PRESET: fast.DEFAULTS},
         "height": settings.size,
         "width": settings.size,
