@@ -48,7 +48,7 @@ DECODER_LOOP = LoopSettings(
     validate_every=100,
 )
 FAST_LOOP = LoopSettings(
-    num_steps=2400,
+    num_steps=4000,
     optimiser=OptimiserSettings(lr=5e-4),
     warmup_steps=30,
     decay_share=0.5,
