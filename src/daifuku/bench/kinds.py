@@ -53,7 +53,6 @@ def profiled(run: Callable[[], object]) -> Profile:
     On a GPU an operator takes as long as the kernels that it starts; elsewhere as long as its caller waits for it,
     whatever number of threads it computes with.
     """
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = torch.cuda.is_initialized()
@@ -68,7 +67,7 @@ def profiled(run: Callable[[], object]) -> Profile:
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         for event in seen.key_averages()
         # Kernels have events of their own beside the operators that start them.
-        if event.device_type == DeviceType.CPU
+        if event.device_type.name == "CPU"
     }
     return by_kind(operators, seconds)
 
