@@ -17,11 +17,14 @@ IMAGES = ROOT / "docs" / "images"
 
 THEIRS, OURS, STREAMING = "diffusers", "daifuku", "daifuku streaming"
 WAYS = (OURS, "daifuku compiled", "daifuku compiled, in a run")
+PROFILED = "profile of "
+ARITHMETIC = ("matrix products", "attention", "convolutions")
+"""Kinds that stay when all else costs nothing."""
 TABLE = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 Record = dict[str, Any]
 Records = dict[str, Record]
-"""The newest record of each case."""
+"""The newest record of each case; of a case that was profiled too, the profile's under `PROFILED` and its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,13 +190,14 @@ GOALS = (
 
 
 def newest(folder: Path) -> Records:
-    """Of each case the line with the latest date, whatever machine it is from."""
+    """Of each case, and of each profile, the line with the latest date, whatever machine it is from."""
     records: Records = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in map(json.loads, path.read_text().splitlines()):
-            known = records.get(record["case"])
+            key = PROFILED + record["case"] if "profiles" in record else record["case"]
+            known = records.get(key)
             if known is None or record["date"] >= known["date"]:
-                records[record["case"]] = record
+                records[key] = record
     return records
 
 
@@ -204,17 +208,18 @@ def goals_table(records: Records) -> str:
 
 def machines_table(records: Records) -> str:
     """Which machine and which versions each figure is from."""
-    groups: dict[str, list[Record]] = {}
-    for record in records.values():
+    groups: dict[str, dict[str, Record]] = {}
+    for name, record in records.items():
         key = json.dumps([record["machine"], record["versions"]], sort_keys=True)
-        groups.setdefault(key, []).append(record)
+        groups.setdefault(key, {})[name] = record
     rows = []
-    for group in groups.values():
+    for names in groups.values():
+        group = list(names.values())
         machine, versions = group[0]["machine"], group[0]["versions"]
         place = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB"
         rows.append(
             (
-                ", ".join(record["case"] for record in group),
+                ", ".join(names),
                 f"{place}, {machine['gpu']}" if machine["gpu"] else place,
                 ", ".join(f"{name} {version}" for name, version in versions.items()),
                 max(record["date"] for record in group)[:10],
@@ -234,6 +239,40 @@ def cases_table(prefixes: Sequence[str]) -> Callable[[Records], str]:
         return _table(("case", "side", "seconds", "times as fast as the first", "peak MiB", "error"), rows)
 
     return make
+
+
+def profiles_table(records: Records) -> str:
+    """Where the time of our sides goes, and how fast they could be if only arithmetic cost time."""
+    rows, kinds = [], []
+    for name, record in records.items():
+        if not name.startswith(PROFILED):
+            continue
+        what = record["case"]
+        for side, found in record["profiles"].items():
+            kinds = list(found["kinds_s"])
+            shares = {kind: seconds / found["total_s"] for kind, seconds in found["kinds_s"].items()}
+            fast = _as_fast_as_the_first(record, side, records)
+            most = fast / arithmetic if fast and (arithmetic := sum(shares[kind] for kind in ARITHMETIC)) else None
+            rows.append(
+                (
+                    what,
+                    side,
+                    *(f"{100 * share:.1f} %" for share in shares.values()),
+                    f"{fast:.2f}" if fast else "",
+                    f"{most:.2f}" if most else "",
+                )
+            )
+            what = ""
+    return _table(("case", "side", *kinds, "times as fast as the first", "at most"), rows)
+
+
+def _as_fast_as_the_first(profile: Record, side: str, records: Records) -> float | None:
+    """From the comparison of that case on the same machine: shares of one machine say nothing about another."""
+    compared = records.get(profile["case"], {})
+    sides = compared.get("sides", {})
+    if compared.get("machine") != profile["machine"] or side not in sides:
+        return None
+    return next(iter(sides.values()))["median_s"] / sides[side]["median_s"]
 
 
 def _side_rows(record: Record) -> Iterable[tuple[str, ...]]:
@@ -333,6 +372,7 @@ TABLES: dict[str, Callable[[Records], str]] = {
     "clip": cases_table(["clip"]),
     "load": cases_table(["load_", "startup"]),
     "gpu": cases_table(["gpu_"]),
+    "profiles": profiles_table,
     "machines": machines_table,
 }
 PLOTS: dict[str, Callable[[Records], str]] = {

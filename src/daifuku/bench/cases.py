@@ -3,7 +3,7 @@
 from functools import partial
 
 from daifuku.bench import clip, startup
-from daifuku.bench.case import Case, Side
+from daifuku.bench.case import Case, Side, has
 from daifuku.bench.compare import (
     DIFFUSERS,
     OURS,
@@ -70,6 +70,11 @@ CPU = (
         "until a program can begin",
         ("from diffusers import MochiPipeline", partial(startup.python, "from diffusers import MochiPipeline"), PEER),
         ("import diffusers", partial(startup.python, "import diffusers"), PEER),
+        (
+            "from transformers import T5EncoderModel",
+            partial(startup.python, "from transformers import T5EncoderModel"),
+            has("transformers"),
+        ),
         ("from daifuku.pipeline import load", partial(startup.python, "from daifuku.pipeline import load"), ready),
         ("import daifuku", partial(startup.python, "import daifuku"), ready),
         ("daifuku --help", startup.help_page, ready),

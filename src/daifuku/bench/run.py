@@ -29,6 +29,9 @@ Tell = Callable[[str], None]
 Record = dict[str, Any]
 """What is known of a case after it ran, as JSON. `bench/results/README.md` explains its fields."""
 
+Measure = Callable[..., Record]
+"""Makes the record of a case in its prepared folder: `run_case`, or another with the same arguments."""
+
 MIB = 2**20
 
 
@@ -40,8 +43,10 @@ def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     return [case for case in cases if not names or any(fnmatch.fnmatch(case.name, name) for name in names)]
 
 
-def run_cases(cases: Sequence[Case], *, rounds: int | None = None, tell: Tell) -> Iterator[Record]:
-    """A record of each case that can run here. `rounds` replaces the cases' own numbers.
+def run_cases(
+    cases: Sequence[Case], *, rounds: int | None = None, tell: Tell, measure: Measure | None = None
+) -> Iterator[Record]:
+    """A record of each case that can run here. `rounds` replaces the cases' own numbers, `measure` is `run_case`.
 
     What is left out is told with the reason. A side that fails is left out from then on, and the others go on.
     """
@@ -59,7 +64,7 @@ def run_cases(cases: Sequence[Case], *, rounds: int | None = None, tell: Tell) -
                 if case.prepare is not None:
                     tell(f"{case.name}: writing the weights")
                     _prepare(case.prepare, folders[key])
-            yield run_case(case, folders[key], rounds=rounds or case.rounds, tell=tell)
+            yield (measure or run_case)(case, folders[key], rounds=rounds or case.rounds, tell=tell)
 
 
 def run_case(case: Case, folder: Path, *, rounds: int, tell: Tell) -> Record:
@@ -87,14 +92,7 @@ def run_case(case: Case, folder: Path, *, rounds: int, tell: Tell) -> Record:
     pairs = [*((side.name, case.sides[0].name) for side in case.sides[1:]), *case.pairs]
     measured = [{"this": this, "that": that} for this, that in pairs if this in sides and that in sides]
     return {
-        "case": case.name,
-        "about": case.about,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": asdict(this_machine()),
-        "versions": versions(),
-        "shapes": dict(case.shapes),
-        "dtype": case.dtype,
-        "device": case.device,
+        **circumstances(case),
         "flops": case.flops,
         "multiply_flops_per_s": None if case.flops is None else _multiply_rate(case),
         "sides": sides,
@@ -108,6 +106,20 @@ def run_case(case: Case, folder: Path, *, rounds: int, tell: Tell) -> Record:
         ],
         "skipped": turns.skipped,
         "seconds": perf_counter() - began,
+    }
+
+
+def circumstances(case: Case) -> Record:
+    """What, when and where: the fields that every record begins with."""
+    return {
+        "case": case.name,
+        "about": case.about,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": asdict(this_machine()),
+        "versions": versions(),
+        "shapes": dict(case.shapes),
+        "dtype": case.dtype,
+        "device": case.device,
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from daifuku.bench.case import Action, Build, Side
+from daifuku.bench.kinds import Profile, profiled
 from daifuku.bench.memory import peak_bytes, resident_bytes, run_command
 from daifuku.errors import DaifukuError
 
@@ -56,6 +57,11 @@ def open_runner(side: Side, folder: Path) -> Runner:
     """Starts what a side needs, and waits until it is ready. Raises DaifukuError when it fails."""
     if side.command is not None:
         return CommandRunner(side.command, folder)
+    return open_process(side, folder)
+
+
+def open_process(side: Side, folder: Path) -> "Process | FreshRunner":
+    """The same for a side that is no command: what it does can be looked into."""
     assert side.build is not None, f"the side {side.name} is never available"
     return FreshRunner(side.build, folder) if side.fresh else Process(side.build, folder)
 
@@ -73,6 +79,10 @@ class Process:
 
     def sample(self) -> float:
         return self._ask("sample")
+
+    def profile(self) -> Profile:
+        """One more run, watched."""
+        return self._ask("profile")
 
     def memory(self) -> Memory:
         return self._ask("memory")
@@ -115,6 +125,14 @@ class FreshRunner:
         finally:
             process.close()
         return seconds
+
+    def profile(self) -> Profile:
+        """The first run of a new process, watched."""
+        process = Process(self._build, self._folder)
+        try:
+            return process.profile()
+        finally:
+            process.close()
 
     def memory(self) -> Memory:
         assert self._memory is not None, "memory is known after a sample"
@@ -181,6 +199,8 @@ def _answer(what: str, action: Action, idle: int) -> Any:
             if on_gpu and torch.cuda.memory_reserved() > KEPT_BYTES:
                 torch.cuda.empty_cache()
             return seconds
+        case "profile":
+            return profiled(action.run)
         case "memory":
             gpu = torch.cuda.max_memory_allocated() if on_gpu else None
             return Memory(idle_bytes=idle, peak_bytes=peak_bytes(), gpu_peak_bytes=gpu)

@@ -32,6 +32,9 @@ def bench(
             help="Where a line is added for each case; inside a checkout bench/results/, in the file of this machine.",
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead of comparing, tell where the time of this package's sides goes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")] = False,
     as_list: Annotated[bool, typer.Option("--list", help="Name the cases, and stop.")] = False,
 ) -> None:
@@ -44,9 +47,12 @@ def bench(
         raise InvalidRequest("the bench reads memory as Linux and macOS tell it; it does not run on this system.")
     from daifuku.bench.cases import CASES
     from daifuku.bench.machine import this_machine
-    from daifuku.bench.run import choose, run_cases
+    from daifuku.bench.profile import TURNS, profilable, profile_case
+    from daifuku.bench.run import choose, run_case, run_cases
 
     chosen = choose(CASES, cases or [])
+    if profile:
+        chosen, rounds = profilable(chosen), rounds or TURNS
     if as_list:
         for case in chosen:
             print(f"{case.name:22} {case.about}: {', '.join(side.name for side in case.sides)}")
@@ -55,9 +61,9 @@ def bench(
     if out is None and checkout is not None:
         out = checkout / RESULTS / f"{this_machine().slug}.jsonl"
     failed = False
-    for record in run_cases(chosen, rounds=rounds, tell=say):
+    for record in run_cases(chosen, rounds=rounds, tell=say, measure=profile_case if profile else run_case):
         line = json.dumps(record)
-        print(line if as_json else _page(record), flush=True)
+        print(line if as_json else _profile_page(record) if profile else _page(record), flush=True)
         if out is not None:
             with out.open("a") as file:
                 file.write(line + "\n")
@@ -70,7 +76,7 @@ def bench(
 
 def _page(record: "Record") -> str:
     """The record for a person to read."""
-    lines = [f"{record['case']}: {record['about']}, {record['dtype']} on {record['device']}"]
+    lines = [_headline(record)]
     ratios: dict[str, Any] = {}
     for ratio in record["ratios"]:
         ratios.setdefault(ratio["this"], []).append(
@@ -82,8 +88,27 @@ def _page(record: "Record") -> str:
         lines += [f"  {'':24} {ratio}" for ratio in ratios.get(name, [])]
     for pair in record["differences"]:
         lines.append(f"  {pair['this']} and {pair['that']} differ by at most {pair['max_abs']:.1e}")
-    lines += [f"  without {name}: {reason}" for name, reason in record["skipped"].items()]
-    return "\n".join([*lines, f"  ({record['seconds']:.0f} s)", ""])
+    return "\n".join([*lines, *_last_lines(record)])
+
+
+def _profile_page(record: "Record") -> str:
+    """The same for a record of where the time goes."""
+    lines = [_headline(record)]
+    for name, found in record["profiles"].items():
+        lines.append(f"  {name}: {found['total_s']:.3f} s")
+        for what in ("kinds_s", "operators_s"):
+            lines += [f"    {100 * seconds / found['total_s']:5.1f} %  {one}" for one, seconds in found[what].items()]
+            lines.append("")
+    return "\n".join([*lines, *_last_lines(record)])
+
+
+def _headline(record: "Record") -> str:
+    return f"{record['case']}: {record['about']}, {record['dtype']} on {record['device']}"
+
+
+def _last_lines(record: "Record") -> list[str]:
+    skipped = [f"  without {name}: {reason}" for name, reason in record["skipped"].items()]
+    return [*skipped, f"  ({record['seconds']:.0f} s)", ""]
 
 
 COMMAND = bench

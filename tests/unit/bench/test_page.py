@@ -78,6 +78,46 @@ def test_the_newest_line_of_a_case_counts(script: ModuleType, tmp_path: Path):
     assert script.newest(tmp_path)["dit_fp32"]["about"] == "day 3"
 
 
+KINDS_S = {"matrix products": 4.0, "attention": 1.0, "convolutions": 1.0, "copies": 2.0}
+NO_SUMS = {"matrix products": 0.0, "attention": 0.0, "convolutions": 0.0, "copies": 2.0}
+PROFILE = {name: RECORD[name] for name in ("about", "date", "machine", "versions", "dtype")} | {
+    "case": "dit_fp32",
+    "profiles": {
+        "daifuku": {"total_s": 8.0, "kinds_s": KINDS_S},
+        "daifuku compiled": {"total_s": 2.0, "kinds_s": NO_SUMS},
+    },
+}
+
+
+def test_a_profile_stands_beside_the_comparison_of_its_case(script: ModuleType, tmp_path: Path):
+    lines = [record(), PROFILE | {"date": "2027-01-01T00:00:00+00:00"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = script.newest(tmp_path)
+    assert records.keys() == {"dit_fp32", "profile of dit_fp32"} and "sides" in records["dit_fp32"]
+    assert "| dit_fp32, profile of dit_fp32 | A processor" in script.machines_table(records)
+
+
+def test_at_most_is_the_measured_ratio_over_the_share_of_arithmetic(script: ModuleType):
+    both = record(sides=RECORD["sides"] | {"daifuku compiled": side(1.5)})
+    table = script.profiles_table({"profile of dit_fp32": PROFILE, "dit_fp32": both})
+    assert "| dit_fp32 | daifuku | 50.0 % | 12.5 % | 12.5 % | 25.0 % | 1.50 | 2.00 |" in table
+    assert "|  | daifuku compiled | 0.0 % | 0.0 % | 0.0 % | 100.0 % | 2.00 |  |" in table
+
+
+def test_a_profile_is_not_held_against_a_comparison_of_another_machine(script: ModuleType):
+    other = record(machine=RECORD["machine"] | {"threads": 1})
+    for records in ({"dit_fp32": other}, {}):
+        table = script.profiles_table(records | {"profile of dit_fp32": PROFILE})
+        assert "| dit_fp32 | daifuku | 50.0 % | 12.5 % | 12.5 % | 25.0 % |  |  |" in table
+    assert script.profiles_table({"dit_fp32": record()}) == "Nothing is measured yet.\n"
+
+
+def test_arithmetic_is_named_as_the_profiles_name_it(script: ModuleType):
+    from daifuku.bench.kinds import KINDS
+
+    assert set(script.ARITHMETIC) == KINDS.keys() - {"copies"}
+
+
 @pytest.mark.parametrize("low, high, answer", [(1.3, 1.6, "yes"), (1.2, 1.6, "within the noise"), (1.0, 1.2, "**no**")])
 def test_a_goal_is_reached_only_with_its_whole_interval(script: ModuleType, low: float, high: float, answer: str):
     ratios = [{"this": "daifuku", "that": "diffusers", "value": (low + high) / 2, "low": low, "high": high}]

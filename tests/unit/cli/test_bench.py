@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import daifuku.bench.run
+from daifuku.bench import run as bench_run
 from daifuku.bench.cases import CASES
+from daifuku.bench.profile import profile_case
 
 RECORD = {
     "case": "startup",
@@ -25,7 +26,7 @@ RECORD = {
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """Nothing is measured: these records come out."""
     records = [RECORD]
-    monkeypatch.setattr(daifuku.bench.run, "run_cases", lambda cases, *, rounds, tell: iter(records))
+    monkeypatch.setattr(bench_run, "run_cases", lambda cases, *, rounds, tell, measure: iter(records))
     return records
 
 
@@ -63,6 +64,28 @@ def test_a_side_that_failed_makes_the_command_fail(daifuku, measured: list[dict]
     measured[0] = RECORD | {"skipped": {"ours": "failed: out of memory"}}
     run = daifuku("bench", "startup")
     assert run.code == 1 and "some sides failed" in run.err and "out of memory" in run.out
+
+
+def test_a_profile_is_read_by_kind_and_by_operator(daifuku, monkeypatch: pytest.MonkeyPatch):
+    found = {"total_s": 2.0, "kinds_s": {"copies": 0.5}, "operators_s": {"aten::cat": 0.25}}
+    asked: list[tuple] = []
+
+    def run_cases(cases, *, rounds, tell, measure):
+        asked.append(([case.name for case in cases], rounds, measure))
+        yield {name: RECORD[name] for name in ("case", "about", "dtype", "device", "skipped", "seconds")} | {
+            "profiles": {"ours": found}
+        }
+
+    monkeypatch.setattr(bench_run, "run_cases", run_cases)
+    page = daifuku("bench", "--profile", "dit_192_*", "startup").out
+    assert asked == [(["dit_192_fp32", "dit_192_bf16"], 3, profile_case)]
+    for words in ("ours: 2.000 s", "25.0 %  copies", "12.5 %  aten::cat", "genmo is not installed"):
+        assert words in page
+
+
+def test_a_case_of_commands_alone_has_no_profile(daifuku):
+    run = daifuku("bench", "--profile", "startup")
+    assert run.code == 2 and "--profile 'dit_*'" in run.err
 
 
 def test_an_unknown_case_is_a_wrong_request(daifuku):
