@@ -9,7 +9,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.train.tiny_settings import TinySettings, read_settings
 
 HERE = Path("run")
-EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny.toml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "built_in" / "larger_world.toml"
 
 
 def read(folder: Path, content: str) -> TinySettings:
