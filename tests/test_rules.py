@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "daifuku"
 
 LAYERS = (
-    {"errors", "config", "request", "values", "presets", "events", "registry", "version"},
+    {"errors", "config", "request", "request_schema", "values", "presets", "events", "registry", "version"},
     {"model"},
     {"text", "sample", "weights", "media", "world"},
     {"runtime"},

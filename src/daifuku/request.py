@@ -18,7 +18,7 @@ from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR, DiTConfig
 from daifuku.errors import CheckpointError, InvalidRequest
 from daifuku.presets import PRESETS, PRESETS_HELP, check_heard, expanded, preset_for
 from daifuku.registry import names
-from daifuku.values import LORA_SCHEMA, Loras, as_loras, as_real, as_whole, either, shown
+from daifuku.values import Loras, as_json, as_loras, as_real, as_whole, either, shown
 
 SOLVERS = "daifuku.sample.solvers"
 """The package whose plugins are the solvers."""
@@ -129,7 +129,7 @@ class GenerateRequest:
         with this request.
         """
         given = self._given()
-        values = _changed(_started(given, defaults or {}), given)
+        values = _changed(starting_values(given, defaults or {}), given)
         if values["seed"] is None:
             values["seed"] = secrets.randbelow(RANDOM_SEEDS)
         if values["linear_steps"] is None:
@@ -138,7 +138,7 @@ class GenerateRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Only what JSON knows; fields left None are left out."""
-        return {name: _as_json(value) for name, value in self._given().items()}
+        return {name: as_json(value) for name, value in self._given().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerateRequest":
@@ -241,43 +241,7 @@ def choices(each: Field[Any]) -> tuple[str, ...] | None:
     return None if (find := each.metadata.get("choices")) is None else find()
 
 
-def json_schema(defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """JSON Schema (2020-12) of `GenerateRequest.to_dict`, with a model's defaults or else the published model's."""
-    own = _started({}, defaults or {})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "GenerateRequest",
-        "type": "object",
-        "properties": {each.name: _property(each, own.get(each.name)) for each in fields(GenerateRequest)},
-        "required": ["prompt"],
-        "additionalProperties": False,
-    }
-
-
-def _property(each: Field[Any], default: object) -> dict[str, Any]:
-    about = each.metadata
-    known = {"description": about["help"]}
-    if default is not None:
-        known["default"] = _as_json(default)
-    if about["type"] is tuple:
-        return known | {"type": "array", "items": LORA_SCHEMA}
-    if about["type"] is str:
-        allowed = choices(each)
-        limits = {"maxLength": about["max_length"]} if allowed is None else {"enum": list(allowed)}
-        return known | {"type": "string"} | limits
-    number = {"type": "integer" if about["type"] is int else "number", "minimum": about["min"], "maximum": about["max"]}
-    if about["per_step"]:
-        return known | {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
-    if about["step"] and about["min"] % about["step"] == 0:
-        number["multipleOf"] = about["step"]
-    return known | number
-
-
-def _as_json(value: Any) -> Any:
-    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _started(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def starting_values(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What a request that gives these fields starts from: a model's defaults, changed by the preset."""
     own, presets = _complete(defaults), defaults.get("presets", {})
     preset = preset_for(given, own["preset"], presets)

@@ -112,3 +112,8 @@ def either(values: Sequence[str]) -> str:
     """ "a, b or c" """
     *rest, last = values
     return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def as_json(value: Any) -> Any:
+    """With lists in the place of tuples."""
+    return [as_json(one) for one in value] if isinstance(value, tuple) else value

@@ -43,9 +43,10 @@ def draw(folder: Path, chromium: Any, server: Live) -> list[Path]:
     page.locator("#seed input").fill(str(SEED))
     # Eight steps would be over before the picture is taken.
     page.get_by_label("exact", exact=True).check(force=True)
+    page.wait_for_selector("text=Exact approximates nothing")
     page.wait_for_selector(".tokens")
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector(".progress >> text=/^1\\d of/")
+    page.wait_for_selector(".progress >> text=/^1\\d of 32/")
     _shoot(page, "light")
 
     page = _open(chromium, server, WIDE | {"color_scheme": "dark"})

@@ -176,7 +176,11 @@ def test_a_preset_sets_steps_and_says_what_it_costs(visit: Visit) -> None:
     page.get_by_role("button", name="More").click()
     page.get_by_label("fast8").check(force=True)
     page.wait_for_selector("text=Fast8 suits weights")
-    page.wait_for_function("[...document.querySelectorAll('#more input')].some((each) => each.value === '8')")
+    shown = "[...document.querySelectorAll('#more input')].some((each) => each.value === '{}')"
+    page.wait_for_function(shown.format(8))
+    page.get_by_label("exact", exact=True).check(force=True)
+    page.wait_for_selector("text=Exact approximates nothing")
+    page.wait_for_function(shown.format(32))
 
 
 def test_two_videos_play_in_step(server: Live, visit: Visit) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from daifuku.errors import CheckpointError, InvalidRequest
 from daifuku.presets import without_loras
-from daifuku.request import GenerateRequest, ResolvedRequest, json_schema
+from daifuku.request import GenerateRequest, ResolvedRequest
+from daifuku.request_schema import SET, json_schema
 
 FAST = {"loras": ["fast.safetensors"], "guidance_scale": 1.0, "threshold_noise": 0.3, "linear_steps": None}
 OWN = {"num_inference_steps": 32, "guidance_scale": 3.0, "preset": "fast8", "presets": {"fast8": FAST}}
@@ -70,6 +71,16 @@ def test_what_was_resolved_is_resolved_to_itself() -> None:
 def test_the_schema_tells_the_values_of_the_default_preset() -> None:
     shown = {name: about.get("default") for name, about in json_schema(OWN)["properties"].items()}
     assert (shown["preset"], shown["num_inference_steps"], shown["guidance_scale"]) == ("fast8", 8, 1.0)
+
+
+def test_the_schema_tells_what_each_preset_brings_on_the_model() -> None:
+    brought = json_schema(OWN)["properties"]["preset"][SET]
+    assert {name: tuple(values.values()) for name, values in brought.items()} == {
+        "exact": (32, 3.0),
+        "balanced": (22, 3.0),
+        "draft": (8, 3.0),
+        "fast8": (8, 1.0),
+    }
 
 
 @pytest.mark.parametrize(

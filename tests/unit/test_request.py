@@ -11,7 +11,8 @@ import pytest
 
 from daifuku.errors import CheckpointError, InvalidRequest
 from daifuku.presets import PRESETS
-from daifuku.request import GenerateRequest, LatentShape, choices, json_schema
+from daifuku.request import GenerateRequest, LatentShape, choices
+from daifuku.request_schema import json_schema
 
 HUGE = pytest.param(10**5000, id="huge")  # too many digits for Python to print, so it needs a name
 
@@ -288,7 +289,7 @@ def test_a_size_that_no_latent_has_is_refused() -> None:
 
 def test_requests_are_made_and_checked_without_torch() -> None:
     code = (
-        "import sys; from daifuku.request import GenerateRequest, json_schema; json_schema(); "
+        "import sys; from daifuku.request_schema import GenerateRequest, json_schema; json_schema(); "
         "GenerateRequest(prompt='', solver='heun').resolved(); assert not {'torch', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,31 +8,33 @@ from typing import Any
 
 from daifuku.bench.case import Action
 from daifuku.runtime.build import BUILT_IN_FOLDER
+from daifuku.weights.locate import locate
 
 PROMPT = "a small red ball bouncing on a gray background"
 SEED = 7
 
-DIFFUSERS = f"""
+DIFFUSERS = """
 import torch
 from diffusers import MochiPipeline
 from diffusers.utils import encode_video
 
-pipe = MochiPipeline.from_pretrained({str(BUILT_IN_FOLDER)!r}, torch_dtype=torch.float32)
+pipe = MochiPipeline.from_pretrained({folder!r}, torch_dtype=torch.float32)
+pipe.load_lora_weights({lora!r})
 
 def make():
     frames = pipe(
-        {PROMPT!r},
-        height=64,
-        width=64,
-        num_frames=31,
-        num_inference_steps=32,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed({SEED}),
+        {prompt!r},
+        height={height},
+        width={width},
+        num_frames={num_frames},
+        num_inference_steps={num_inference_steps},
+        guidance_scale={guidance_scale},
+        generator=torch.Generator().manual_seed({seed}),
         output_type="np",
     ).frames[0]
-    encode_video(frames, fps=20, output_path="diffusers.mp4")
+    encode_video(frames, fps={fps}, output_path="diffusers.mp4")
 """
-"""The built-in model's own settings, which are in its generation_config.json: diffusers does not read that file."""
+"""The built-in model's own preset and sizes are put in, since diffusers does not read its generation_config.json."""
 
 OURS = f"""
 import daifuku
@@ -80,7 +82,7 @@ def ours(folder: Path, *, remember_text: bool = False) -> Sequence[str]:
 
 def diffusers(folder: Path) -> Sequence[str]:
     """A script, since diffusers has no command."""
-    return [sys.executable, "-c", DIFFUSERS + "\nmake()\n"]
+    return [sys.executable, "-c", _diffusers() + "\nmake()\n"]
 
 
 def ours_again(folder: Path) -> Action:
@@ -90,7 +92,7 @@ def ours_again(folder: Path) -> Action:
 
 def diffusers_again(folder: Path) -> Action:
     """Another clip by a program that holds the model."""
-    return _again(folder, DIFFUSERS)
+    return _again(folder, _diffusers())
 
 
 def ours_capped(gib: int, folder: Path) -> Sequence[str]:
@@ -101,6 +103,15 @@ def ours_capped(gib: int, folder: Path) -> Sequence[str]:
 def diffusers_capped(gib: int, folder: Path) -> Sequence[str]:
     """The same."""
     return _capped(DIFFUSERS_FULL_SIZE, gib)
+
+
+def _diffusers() -> str:
+    own = locate(BUILT_IN_FOLDER).defaults
+    preset = own["presets"][own["preset"]]
+    (lora,) = preset["loras"]
+    return DIFFUSERS.format(
+        **own | preset, folder=str(BUILT_IN_FOLDER), lora=str(BUILT_IN_FOLDER / lora), prompt=PROMPT, seed=SEED
+    )
 
 
 def _capped(script: str, gib: int) -> Sequence[str]:

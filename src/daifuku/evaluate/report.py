@@ -146,7 +146,6 @@ def _median_percent(draws: Draws) -> Statistics:
 
 
 METRICS = {
-    "given_psnr": Metric(title="PSNR of given frames dB", summarise=_mean),
     "background": Metric(title="background %", summarise=_percent),
     "colour": Metric(title="colour %", summarise=_percent),
     "shape": Metric(title="shape %", summarise=_percent),

@@ -204,10 +204,10 @@ def check_asked(kinds: tuple[str, ...], seeds: tuple[int, ...]) -> None:
 
 def _likeness(frames: Frames, clip: Clip) -> dict[str, float]:
     error = (frames.astype(np.float32) - clip.frames) ** 2
-    on_object = decibels(error[clip.mask]) if clip.mask.any() else np.nan
-    return {"psnr": decibels(error), "object_psnr": on_object}
+    on_object = _decibels(error[clip.mask]) if clip.mask.any() else np.nan
+    return {"psnr": _decibels(error), "object_psnr": on_object}
 
 
-def decibels(squared_error: np.ndarray) -> float:
+def _decibels(squared_error: np.ndarray) -> float:
     """Peak signal-to-noise ratio of one clip, at most that of rounding."""
     return 10 * log10(255**2 / max(float(squared_error.mean()), ROUNDING_ERROR))

@@ -9,7 +9,8 @@ from typing import Any
 
 from daifuku.config import TIME_FACTOR
 from daifuku.errors import InvalidRequest, ModelNotFound
-from daifuku.request import GenerateRequest, ResolvedRequest, json_schema
+from daifuku.request import GenerateRequest, ResolvedRequest
+from daifuku.request_schema import json_schema
 from daifuku.server.bodies import as_value
 from daifuku.server.problems import Problem, of_request
 from daifuku.values import as_loras, either

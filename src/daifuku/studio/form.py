@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from daifuku.config import PATCH, SPACE_FACTOR, TIME_FACTOR
-from daifuku.presets import PRESETS, expanded
+from daifuku.presets import PRESETS
 from daifuku.request import RANDOM_SEEDS, Number
+from daifuku.request_schema import SET
 from daifuku.studio.client import Model, Video
 
 STEP_PIXELS = SPACE_FACTOR * PATCH
@@ -96,10 +97,8 @@ def one_number(scale: Any) -> Number:
 
 def preset_values(name: str, model: Model) -> tuple[int, Number]:
     """Steps and guidance that a preset stands for."""
-    own = own_form(model)
-    assert own.steps is not None and own.guidance is not None, "a model has its own values"
-    values = expanded(name, own.steps) if name in PRESETS else {}
-    return values.get("num_inference_steps", own.steps), values.get("guidance_scale", own.guidance)
+    brought = model.fields["preset"][SET][name]
+    return brought["num_inference_steps"], one_number(brought["guidance_scale"])
 
 
 def preset_help(name: str) -> str:

@@ -62,31 +62,27 @@ def train_fast(
     *,
     validation: Captioned,
     bfloat16: bool,
-    given_share: float,
+    settings: FastSettings,
 ) -> Iterator[Report]:
     """Trains what is to be trained of the transformer of `model`; `batches(step)` gives the samples of a step."""
     for dit in (model.dit, teacher):
         set_kernel(dit, matmul)
-    device = next(model.parameters()).device
     width = model.dit.config.text_features
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
     learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)
-
-    def noised(batch: Captioned, level: Float[Tensor, " b"], generator: torch.Generator, share: float) -> Noised:
-        return _noised(model, batch, level, generator, share).to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)
         count = len(batch.latents)
         level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return learnt(noised(batch, level, generator, given_share)).mean(), {}
+        return learnt(_noised(model, batch, level, generator, settings.given_share)).mean(), {}
 
     def validate() -> dict[str, float]:
         errors = []
-        for number, part in enumerate(_parts(validation, len(batches(0).latents))):
+        for number, part in enumerate(_parts(validation, settings.batch_size)):
             count = len(part.latents)
             level = (torch.arange(count) + 0.5) / count
-            errors.append(learnt(noised(part, level, generator_for(0, number), 0.0)))
+            errors.append(learnt(_noised(model, part, level, generator_for(0, number), 0.0)))
         return {"val": torch.cat(errors).mean().item()}
 
     yield from train(model.dit, loss, loop, folder, validate=validate, adam_share=share_of)
@@ -101,10 +97,10 @@ def train_matrices_only(dit: AsymmDiT) -> None:
 
 
 def _parts(batch: Captioned, size: int) -> Iterator[Captioned]:
-    """The batch in pieces of one size, which compiled blocks know already; what is left over is left out."""
-    for start in range(0, len(batch.latents) - size + 1, size):
-        own = slice(start, start + size)
-        yield Captioned(latents=batch.latents[own], ids=batch.ids[own], mask=batch.mask[own])
+    """The batch in pieces of one size, which compiled blocks know already; the last may be smaller."""
+    pieces = (part.split(size) for part in (batch.latents, batch.ids, batch.mask))
+    for latents, ids, mask in zip(*pieces, strict=True):
+        yield Captioned(latents=latents, ids=ids, mask=mask)
 
 
 def add_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: Captioned) -> AsymmDiT:
@@ -117,7 +113,7 @@ def add_fast_lora(model: TextToVideo, student: AsymmDiT, rank: int, samples: Cap
         for number, level in enumerate(linear_quadratic(TEACHER.num_steps, TEACHER.threshold_noise)[:-1]):
             sigma = torch.full((len(samples.latents),), level)
             batch = _noised(model, samples, sigma, generator_for(0, number), 0.0)
-            student(torch.lerp(batch.clean, batch.noise, level), sigma, batch.text, batch.mask)
+            student(torch.lerp(batch.clean, batch.noise, level), batch.sigma, batch.text, batch.mask)
 
     return add_known_lora(model.dit, extracted(model.dit, student, rank, input_moments(student, use)))
 
@@ -135,4 +131,5 @@ def _noised(
     text = model.text_encoder(batch.ids, attention_mask=batch.mask.long()).last_hidden_state
     noise = noise_like(batch.latents, generator)
     given = draw_given(share, len(noise), noise.shape[2], generator)
-    return Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask, given=given)
+    drawn = Noised(clean=batch.latents, noise=noise, sigma=level, text=text, mask=batch.mask, given=given)
+    return drawn.to(batch.latents.device)

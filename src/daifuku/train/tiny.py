@@ -137,6 +137,7 @@ def stage_fast_lora(settings: TinySettings) -> Iterator[Report]:
     tokenizer, sets = _latent_sets(settings)
     model, student = _trained_text_to_video(settings, len(tokenizer)), AsymmDiT(settings.networks.dit)
     _load_averaged(student, settings.folder / "fast")
+    model, student = model.to(settings.device), student.to(settings.device)
     teacher = deepcopy(model.dit)
     shown = sets["train"].first(min(NUM_SHOWN, settings.num_clips))
     add_fast_lora(model, student, settings.fast_student.rank, shown)
@@ -165,7 +166,7 @@ def _distil(
         folder,
         validation=sets["validation"].first(settings.num_validation_latents),
         bfloat16=settings.bfloat16,
-        given_share=settings.fast_student.given_share,
+        settings=settings.fast_student,
     )
 
 
@@ -253,7 +254,7 @@ def defaults(settings: WorldSettings) -> dict[str, Any]:
 @torch.inference_mode()
 def preview_map(vae: AsymmVAE, settings: WorldSettings, num_clips: int = 64) -> preview.LatentToRGB:
     """What shows latents of the VAE as colours, fitted to rendered clips."""
-    frames = [each.frames for each in world.clips(0, 0, num_clips, **settings.shown())]
+    frames = [world.clip(0, index, **settings.shown()).frames for index in range(num_clips)]
     videos = (rearrange(torch.from_numpy(each), "t h w c -> 1 c t h w") / 127.5 - 1 for each in frames)
     return preview.fit(
         (vae.whiten(vae.encode(video).mean)[0], each) for video, each in zip(videos, frames, strict=True)

@@ -87,7 +87,10 @@ def vae_batch(settings: WorldSettings, step: int, crop_steps: int, cuts: CutSett
     side = cropped if step < cuts.crop_share * crop_steps else settings.size
     rng = np.random.default_rng([settings.seed, step])
     first = step * max(count for _, count in cuts.windows)
-    clips = world.clips(settings.seed, first, count, pair_share=settings.pair_share, **settings.shown())
+    clips = [
+        world.clip(settings.seed, first + number, pair_share=settings.pair_share, **settings.shown())
+        for number in range(count)
+    ]
     limits = (settings.num_frames - num_frames + 1, settings.size - side + 1, settings.size - side + 1)
     windows = [
         (slice(start, start + num_frames), slice(row, row + side), slice(col, col + side))
@@ -99,7 +102,7 @@ def vae_batch(settings: WorldSettings, step: int, crop_steps: int, cuts: CutSett
 
 def validation_batch(settings: WorldSettings, count: int) -> Windows:
     """Whole clips of combinations never trained on."""
-    clips = world.clips(VALIDATION_SEED, 0, count, split="unseen", **settings.shown())
+    clips = [world.clip(VALIDATION_SEED, index, split="unseen", **settings.shown()) for index in range(count)]
     return np.stack([clip.frames for clip in clips]), np.stack([clip.mask for clip in clips])
 
 

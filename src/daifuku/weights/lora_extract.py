@@ -52,7 +52,7 @@ def extracted(before: nn.Module, after: nn.Module, rank: int, moments: Moments) 
         if not change.any():
             continue
         moment = moments[name]
-        floor = LEAST_MOMENT * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+        floor = LEAST_MOMENT * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
         root = torch.linalg.cholesky(moment + floor)
         left, values, right = torch.linalg.svd(change @ root, full_matrices=False)
         kept = slice(min(rank, len(values)))

@@ -4,7 +4,7 @@ from daifuku.world.captions import describe
 from daifuku.world.factors import BACKGROUNDS, COLOURS, FLUIDS, KINDS, MOTIONS, SHAPES, SIZES, is_held_out
 from daifuku.world.render import Clip, render
 from daifuku.world.scene import Fluid, Scene, Thing, sample_fluid, sample_scene
-from daifuku.world.stream import clip, clips
+from daifuku.world.stream import clip
 
 __all__ = [
     "BACKGROUNDS",
@@ -19,7 +19,6 @@ __all__ = [
     "Scene",
     "Thing",
     "clip",
-    "clips",
     "describe",
     "is_held_out",
     "render",

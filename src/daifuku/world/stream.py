@@ -29,33 +29,3 @@ def clip(
     else:
         scene = sample_scene(rng, num_objects=2 if rng.random() < pair_share else 1, split=split)
     return render(scene, size=size, num_frames=num_frames, fps=fps, caption=describe(scene, rng, pace=pace))
-
-
-def clips(
-    seed: int,
-    start: int,
-    count: int,
-    *,
-    size: int,
-    num_frames: int,
-    fps: int = 20,
-    pair_share: float = 0.0,
-    fluid_share: float = 0.0,
-    pace: bool = False,
-    split: str = "train",
-) -> list[Clip]:
-    """Clips `start` up to `start + count` of the stream."""
-    return [
-        clip(
-            seed,
-            index,
-            size=size,
-            num_frames=num_frames,
-            fps=fps,
-            pair_share=pair_share,
-            fluid_share=fluid_share,
-            pace=pace,
-            split=split,
-        )
-        for index in range(start, start + count)
-    ]

@@ -12,7 +12,7 @@ NUM_PROMPTS = 8
 
 WIDE = ("single", "fluid")
 
-OF_OTHER_KINDS = ("given_psnr", "direction", "pace", "sides", "bound", "law_error", "momentum_error")
+OF_OTHER_KINDS = ("direction", "pace", "sides", "bound", "law_error", "momentum_error")
 """Metrics of what a single object, with no pace asked for, has nothing to measure of."""
 
 

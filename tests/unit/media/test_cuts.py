@@ -54,7 +54,7 @@ def doubled(frames: np.ndarray, starts: set[int]) -> tuple[np.ndarray, set[int]]
 def test_cuts_of_the_world_are_found_and_no_others() -> None:
     num_found = 0
     for number in range(15):
-        clips = world.clips(9, SHOTS * number, SHOTS, size=64, num_frames=31)
+        clips = [world.clip(9, SHOTS * number + shot, size=64, num_frames=31) for shot in range(SHOTS)]
         cuts = found(thumbnails(np.concatenate([clip.frames for clip in clips])))
         assert cuts <= {31, 62, 93}
         num_found += len(cuts)

@@ -2,13 +2,23 @@
 
 from typing import Any
 
+from daifuku.request_schema import SET
+
 FIELDS: dict[str, Any] = {
     "negative_prompt": {"default": ""},
     "width": {"default": 64},
     "height": {"default": 64},
     "num_frames": {"default": 31},
     "fps": {"default": 20},
-    "preset": {"default": "exact", "enum": ["exact", "draft", "fast8"]},
+    "preset": {
+        "default": "exact",
+        "enum": ["exact", "draft", "fast8"],
+        SET: {
+            "exact": {"num_inference_steps": 32, "guidance_scale": 3.0},
+            "draft": {"num_inference_steps": 8, "guidance_scale": 3.0},
+            "fast8": {"num_inference_steps": 8, "guidance_scale": 1.5},
+        },
+    },
     "num_inference_steps": {"default": 32},
     "guidance_scale": {"default": 3.0},
 }

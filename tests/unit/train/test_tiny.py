@@ -124,7 +124,10 @@ def test_windows_are_cut_from_the_clips_of_whatever_world_it_is() -> None:
     early, late = vae_batch(other, 4, 10, cuts), vae_batch(other, 5, 10, cuts)
     assert early[0].shape == (3, 7, 56, 56, 3), "whole latent cells"
     assert late[0].shape == (2, 37, 96, 96, 3) and late[1].shape == late[0].shape[:4]
-    whole = world.clips(0, 5 * 3, 2, size=96, num_frames=37, fps=24, fluid_share=1.0, pair_share=0.1)
+    whole = [
+        world.clip(0, index, size=96, num_frames=37, fps=24, fluid_share=1.0, pair_share=0.1)
+        for index in range(5 * 3, 5 * 3 + 2)
+    ]
     assert np.array_equal(late[0], np.stack([clip.frames for clip in whole])), "each step has clips of its own"
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from daifuku.world import clip, clips, render
+from daifuku.world import clip, render
 from daifuku.world.factors import BACKGROUNDS, COLOURS, SHAPES, SIZES
 from daifuku.world.motions import Flight
 from daifuku.world.scene import Scene, Thing, sample_scene
@@ -91,7 +91,7 @@ def test_a_mark_shows_a_spin_and_nothing_else() -> None:
 
 
 def test_a_clip_of_the_stream_depends_on_its_number_alone() -> None:
-    together = clips(4, 10, 4, size=64, num_frames=7, pair_share=0.5)
+    together = [clip(4, index, size=64, num_frames=7, pair_share=0.5) for index in range(10, 14)]
     alone = clip(4, 12, size=64, num_frames=7, pair_share=0.5)
     np.testing.assert_array_equal(together[2].frames, alone.frames)
     assert together[2].caption == alone.caption

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pytest
 
-from daifuku.world import Clip, clip, clips, describe, is_held_out, render, sample_fluid, sample_scene
+from daifuku.world import Clip, clip, describe, is_held_out, render, sample_fluid, sample_scene
 from daifuku.world.factors import COLLIDE
 from daifuku.world.motions import Collision
 from daifuku.world.shapes import AREA, HALF_WIDTH
@@ -20,6 +21,11 @@ def digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         whole.update(part)
     return whole.hexdigest()[:16]
+
+
+def clips(seed: int, start: int, count: int, **shown: Any) -> list[Clip]:
+    """Consecutive clips of the stream."""
+    return [clip(seed, index, **shown) for index in range(start, start + count)]
 
 
 def content(made: list[Clip]) -> Iterable[bytes]:
@@ -58,17 +64,10 @@ def test_a_share_of_the_clips_shows_fluids_and_a_share_of_the_others_pairs() -> 
     assert 35 < kinds["single"] < 65
 
 
-def test_a_stream_of_clips_is_that_of_single_ones_with_all_settings() -> None:
-    for index, one in enumerate(
-        clips(2, 5, 6, size=32, num_frames=7, fps=24, pair_share=0.3, fluid_share=0.6, pace=True, split="unseen")
-    ):
-        alone = clip(
-            2, 5 + index, size=32, num_frames=7, fps=24, pair_share=0.3, fluid_share=0.6, pace=True, split="unseen"
-        )
-        np.testing.assert_array_equal(one.frames, alone.frames)
-        assert (one.caption, one.scene) == (alone.caption, alone.scene)
-        if one.scene.fluid is not None:
-            assert is_held_out(None, one.scene.fluid.colour, one.scene.fluid.motion)
+def test_fluids_that_were_not_trained_on_are_held_out() -> None:
+    made = clips(2, 5, 12, size=32, num_frames=7, fps=24, pair_share=0.3, fluid_share=0.6, pace=True, split="unseen")
+    fluids = [one.scene.fluid for one in made if one.scene.fluid is not None]
+    assert fluids and all(is_held_out(None, fluid.colour, fluid.motion) for fluid in fluids)
 
 
 def test_a_higher_rate_shows_less_time() -> None:

@@ -20,7 +20,7 @@ def write(path: str | Path, frames: np.ndarray, fps: int = 20) -> None:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shots in one film, a film in a folder, a GIF, a picture, a folder of frames, and one that is broken."""
     root = tmp_path_factory.mktemp("videos")
-    clips = world.clips(5, 0, 6, size=64, num_frames=15)
+    clips = [world.clip(5, index, size=64, num_frames=15) for index in range(6)]
     write(root / "two.mp4", np.concatenate([clips[0].frames[:8], clips[1].frames[:9]]))
     (root / "two.txt").write_text("two shots\n\na cut between them\n")
     (root / "inside").mkdir()
