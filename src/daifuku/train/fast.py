@@ -49,7 +49,7 @@ class FastSettings:
     batch_size: Positive = 32
     given_share: Share = 0.0
     """Share of the samples of which some latent frames are given, best as for the model itself."""
-    rank: Positive = 64
+    rank: Positive = 128
     """Of the LoRA that the trained weights become."""
 
 

@@ -48,7 +48,7 @@ DECODER_LOOP = LoopSettings(
     validate_every=100,
 )
 FAST_LOOP = LoopSettings(
-    num_steps=4000,
+    num_steps=6000,
     optimiser=OptimiserSettings(lr=5e-4),
     warmup_steps=30,
     decay_share=0.5,
@@ -57,7 +57,7 @@ FAST_LOOP = LoopSettings(
 )
 FAST_LORA_LOOP = LoopSettings(
     num_steps=400,
-    optimiser=OptimiserSettings(kind="adamw", lr=7e-4),
+    optimiser=OptimiserSettings(kind="adamw", lr=4e-4),
     warmup_steps=20,
     decay_share=0.7,
     ema_decay=0.98,
