@@ -231,8 +231,13 @@ def _fill(pieces: Sequence[_Piece], device: torch.device) -> None:
     """Reads all pieces. Raises CheckpointError naming the file that cannot be read."""
     if not pieces:
         return
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1, len(pieces))
     reader = _Reader(device, torch.cuda.current_stream(device) if device.type == "cuda" else None)
+    if sum(piece.target.nbytes for piece in pieces) <= PIECE_BYTES:
+        # Threads would take longer to start than this takes.
+        for piece in pieces:
+            reader.read(piece)
+        return
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1, len(pieces))
     with ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool:
         futures = [pool.submit(reader.read, piece) for piece in pieces]
         try:

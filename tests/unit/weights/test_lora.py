@@ -351,6 +351,20 @@ def test_a_fingerprint_tells_one_lora_from_another(tmp_path: Path, change: Chang
     assert fingerprint(folder) != first
 
 
+def test_a_small_lora_is_kept_until_its_file_or_its_configuration_changes(tmp_path: Path, change: Change) -> None:
+    folder = write_peft(tmp_path, change)
+    first = read_lora(folder)
+    assert read_lora(folder) is first
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True}))
+    again = read_lora(folder)
+    assert again is not first and again.fingerprint != first.fingerprint
+    name = next(iter(first.deltas))
+    assert not torch.equal(
+        again.deltas[name].up @ again.deltas[name].down, first.deltas[name].up @ first.deltas[name].down
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_is_read_with_loras_in_its_weights_and_its_file_stays_as_it_is(
     dtype: str, tmp_path: Path, change: Change, dit: AsymmDiT
