@@ -43,10 +43,6 @@ class CausalConv3d(nn.Conv3d):
         return extended
 
     def forward(self, video: Video) -> Resized:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if video.shape[2] == self.kernel_size[0]:
-            # One frame comes out: in float32 on CPUs the same as a 2-D convolution is up to six times faster.
-            frames, weight = (torch.cat(part.unbind(2), dim=1) for part in (video, self.weight))
-            return F.conv2d(frames, weight, self.bias, self.stride[1:]).unsqueeze(2)
         if video.device.type == "cpu" and video.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             # PyTorch would unfold a small video into a matrix 27 times its size, and be several times slower.
             return torch.mkldnn_convolution(video, self.weight, self.bias, (0, 0, 0), self.stride, (1, 1, 1), 1)
