@@ -137,7 +137,9 @@ def _version(file: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)
 def _kept(file: Path, version: tuple[tuple[int, ...], ...]) -> Lora:
-    return _read_lora(file)
+    # It outlives the mode that the caller computes in.
+    with torch.inference_mode(False):
+        return _read_lora(file)
 
 
 def _read_lora(file: Path) -> Lora:
