@@ -203,7 +203,7 @@ class Pipeline:
         planner = self.planner(made.request)
         plan: Plan | None = planner.choose()
         for out_of_memory in (False, True):
-            run = settled(plan.runtime, self.parts.sizes().dit, made.request.latent_shape, self.parts.device)
+            run = settled(plan.runtime, self.parts.sizes().dit, made.request, self.parts.device)
             record = run_record(made.request, self._info(made), run, noise_from_seed=made.noise_from_seed)
             yield Planned(plan=plan, record=record, out_of_memory=out_of_memory)
             try:

@@ -19,7 +19,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.presets import LORAS
 from daifuku.registry import load
-from daifuku.request import LatentShape
+from daifuku.request import ResolvedRequest
 from daifuku.runtime import compile as compiler
 from daifuku.runtime import preview
 from daifuku.runtime.adapters import merged_tensors
@@ -295,8 +295,9 @@ def prepare(dit: AsymmDiT, run: RuntimeConfig, device: torch.device) -> AsymmDiT
     return dit
 
 
-def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: torch.device) -> RuntimeConfig:
+def settled(run: RuntimeConfig, config: DiTConfig, request: ResolvedRequest, device: torch.device) -> RuntimeConfig:
     """The same with a choice for everything that is still open: what was measured to be the fastest here."""
+    shape = request.latent_shape
     if run.lora_mode == "auto":
         high_precision = run.quantise in (None, "none") and not _streams_from_files(run, device)
         run = replace(run, lora_mode="merged" if high_precision else "live")
@@ -311,7 +312,8 @@ def settled(run: RuntimeConfig, config: DiTConfig, shape: LatentShape, device: t
         )
         run = replace(run, kernel=fastest(measured, folder).name)
     if run.batch_guidance is None:
-        trial = may_batch(config, shape, dtype, device)
+        # Without guidance there is nothing to send through together, and nothing to measure.
+        trial = len(request.captions) > 1 and may_batch(config, shape, dtype, device)
         run = replace(run, batch_guidance=trial and batching_wins(config, shape, dtype, device, folder))
     return run
 

@@ -153,10 +153,10 @@ class Estimator:
         if run.residency == "stream":
             share = STREAMED_BLOCKS / self.sizes.dit.num_blocks
             placed = int(min(share, 1) * blocks * per_weight) + parameters.around * dtype.itemsize
-        both = run.batch_guidance
-        if both is None:
+        both = work.num_captions == 2 and run.batch_guidance is not False
+        if both and run.batch_guidance is None:
             both = may_batch(self.sizes.dit, work.shape, dtype, self.machine.device)
-        batch = 2 if both and work.num_captions == 2 else 1
+        batch = 2 if both else 1
         forward = block_footprint(
             self.sizes.dit, work.shape, self.sizes.text_tokens, batch, dtype, run.chunk_tokens or 0
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from daifuku.config import RuntimeConfig
 from daifuku.errors import CheckpointError, InvalidRequest
 from daifuku.model.dit import AsymmDiT
-from daifuku.request import LatentShape
+from daifuku.request import GenerateRequest
 from daifuku.runtime.adapters import Adapters, LiveLinear, live, merging, read_adapters
 from daifuku.runtime.build import Parts, load_parts, settled
 from daifuku.runtime.modulation import tabulated
@@ -213,8 +213,8 @@ def test_merging_leaves_the_tensors_of_files_as_they_are(parts: Parts, adapters:
 )
 def test_loras_are_merged_where_weights_are_precise_and_in_memory(parts: Parts, change: dict, mode: str) -> None:
     run = replace(PLAIN, **{"lora_mode": "auto", **change})
-    shape = LatentShape(frames=2, height=8, width=8)
-    assert settled(run, parts.sizes().dit, shape, CPU).lora_mode == mode
+    request = GenerateRequest(prompt="", num_frames=7, height=64, width=64).resolved()
+    assert settled(run, parts.sizes().dit, request, CPU).lora_mode == mode
 
 
 def test_a_lora_is_checked_against_the_sizes_of_the_model(parts: Parts, tmp_path: Path) -> None:

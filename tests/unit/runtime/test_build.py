@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from daifuku.config import DiTConfig, RuntimeConfig
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.pipeline import load
-from daifuku.request import LatentShape
+from daifuku.request import GenerateRequest
 from daifuku.runtime import build, estimate
 from daifuku.runtime.build import default_dtype, find_device, load_parts, settled
 from daifuku.weights.locate import ModelFiles
@@ -104,8 +104,10 @@ def test_what_a_plan_leaves_open_is_measured_where_a_pass_is_short(wins: bool, m
     monkeypatch.setattr(build, "batching_wins", lambda *_: wins)
     monkeypatch.setattr(estimate, "multiply_rate", lambda device, dtype: 1e11)
     cpu, config = torch.device("cpu"), DiTConfig(num_heads=2, head_dim=16, text_width=16, video_mlp_width=32)
-    short, long = (LatentShape.from_pixels(7, side, side) for side in (32, 2048))
+    short, long = (GenerateRequest(prompt="", num_frames=7, height=side, width=side) for side in (32, 2048))
+    short, long, unguided = short.resolved(), long.resolved(), replace(short, guidance_scale=1.0).resolved()
     run = RuntimeConfig(kernel="sdpa")
     assert settled(run, config, short, cpu).batch_guidance is wins
+    assert settled(run, config, unguided, cpu).batch_guidance is False, "there is one caption"
     assert settled(run, config, long, cpu).batch_guidance is False
     assert settled(replace(run, batch_guidance=True), config, long, cpu).batch_guidance is True
