@@ -290,6 +290,10 @@ def _step_of(line: str) -> int:
         return 0
 
 
+OFF = ("None", "False", "0.0", "0")
+"""A new condition that says this changes nothing: what wrote the checkpoint could not do what it stands for."""
+
+
 def _check_conditions(found: Checkpoint, beside: Company) -> None:
     """Raises TrainingError where what comes would not be what an unbroken run computes, unless that is allowed."""
     before, now = dict(found.conditions), dict(beside.conditions)
@@ -298,7 +302,7 @@ def _check_conditions(found: Checkpoint, beside: Company) -> None:
     changed = [
         f"{key} is {now.get(key)} and was {before.get(key)}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and (key in before or now[key] not in OFF)
     ]
     if not changed:
         return

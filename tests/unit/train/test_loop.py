@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from daifuku.errors import TrainingError
 from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.ema import EMA
-from daifuku.train.loop import LoopSettings, lr_factor, train
+from daifuku.train.loop import Company, LoopSettings, lr_factor, train
 from daifuku.train.muon import Muon, OptimiserSettings, orthogonalise
 
 SETTINGS = LoopSettings(
@@ -69,6 +69,20 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path) -> None:
     more = LoopSettings(num_steps=15, optimiser=SETTINGS.optimiser, warmup_steps=2, ema_decay=0.9)
     list(train(longer.model, longer.loss, more, tmp_path))
     assert longer.seen == [12, 13, 14]
+
+
+def test_a_run_of_an_earlier_version_goes_on_while_what_is_new_is_off(tmp_path: Path) -> None:
+    task, known = Regression(), {"optimiser.lr": "0.01", "dropout": "0.0"}
+    list(train(task.model, task.loss, SETTINGS, tmp_path, company=Company(conditions=known)))
+
+    def resumed(**changes: str) -> list[object]:
+        return list(train(task.model, task.loss, SETTINGS, tmp_path, company=Company(conditions=known | changes)))
+
+    assert resumed(given_share="0.0", distill="None") == []
+    with pytest.raises(TrainingError, match=r"given_share is 0\.2 and was None\."):
+        resumed(given_share="0.2", distill="None")
+    with pytest.raises(TrainingError, match=r"dropout is False and was 0\.0\."):
+        resumed(dropout="False")
 
 
 def test_the_model_ends_with_the_averaged_weights(tmp_path: Path) -> None:
