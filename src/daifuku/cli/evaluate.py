@@ -44,6 +44,12 @@ def world(
     paraphrases: Annotated[
         bool, typer.Option("--paraphrases", help="Add prompts in phrases that training holds out.")
     ] = False,
+    exact_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--exact-steps", min=1, metavar="N", help="Of the exact row; as many as the model takes if not given."
+        ),
+    ] = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -65,6 +71,7 @@ def world(
         pace=pace,
         controls=controls,
         paraphrases=paraphrases,
+        exact_steps=exact_steps,
     )
     print(report.to_json() if as_json else report.as_markdown())
 
@@ -78,10 +85,12 @@ def measure_world(
     pace: bool = False,
     controls: bool = False,
     paraphrases: bool = False,
+    exact_steps: int | None = None,
 ) -> "WorldReport":
     """The report on a pipeline at its defaults, and exact as well where those approximate, with a bar on stderr.
 
-    The clips of the untrained model are among the controls.
+    The clips of the untrained model are among the controls. Raises InvalidRequest for `exact_steps` of a model whose
+    defaults are exact.
     """
     import numpy as np
     from rich.console import Console
@@ -93,12 +102,16 @@ def measure_world(
     check_asked(kinds, seeds)
     defaults = pipe.resolve(GenerateRequest(prompt=""))
     approximate = defaults.preset != "exact"
+    if exact_steps is not None and not approximate:
+        raise InvalidRequest("--exact-steps is for models whose default is not the preset exact. Try without it.")
     num_clips = len(kinds) * num_prompts * len(seeds) * (1 + approximate + controls + paraphrases)
     with Progress(console=Console(stderr=True), redirect_stdout=False) as progress:
         bar = progress.add_task("generating", total=num_clips)
 
-        def generate(prompt: str, seed: int, preset: str | None = None, made_by: "Pipeline" = pipe) -> "np.ndarray":
-            frames = made_by(prompt, seed=seed, preset=preset).frames
+        def generate(
+            prompt: str, seed: int, preset: str | None = None, steps: int | None = None, made_by: "Pipeline" = pipe
+        ) -> "np.ndarray":
+            frames = made_by(prompt, seed=seed, preset=preset, num_inference_steps=steps).frames
             progress.advance(bar)
             return frames
 
@@ -117,7 +130,7 @@ def measure_world(
             controls=controls,
             paraphrases=paraphrases,
             reconstruct=reconstruct,
-            exact=partial(generate, preset="exact") if approximate else None,
+            exact=partial(generate, preset="exact", steps=exact_steps) if approximate else None,
             untrained=partial(generate, made_by=untrained(pipe)) if controls else None,
         )
 

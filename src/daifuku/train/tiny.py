@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from daifuku import world
 from daifuku.config import DiTConfig, LatentStats
-from daifuku.errors import TrainingError
+from daifuku.errors import InvalidRequest, TrainingError
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.autoencoder import AsymmVAE
 from daifuku.model.vae.decoder import Decoder
@@ -26,7 +26,7 @@ from daifuku.model.vae.encoder import Encoder
 from daifuku.runtime import preview
 from daifuku.train import fast
 from daifuku.train.ahead import made_ahead
-from daifuku.train.captions import longest, new_text_encoder, new_tokenizer
+from daifuku.train.captions import longest, new_text_encoder, new_tokenizer, take_text_encoder
 from daifuku.train.checkpoint import newest_checkpoint
 from daifuku.train.dit import TextToVideo, train_dit
 from daifuku.train.fast import add_fast_lora, train_fast, train_matrices_only, write_fast_lora
@@ -38,6 +38,7 @@ from daifuku.train.tiny_clips import VALIDATION_SEED, WorldSettings, captioned_c
 from daifuku.train.tiny_settings import TinySettings
 from daifuku.train.vae import read_vae, train_vae
 from daifuku.weights import save
+from daifuku.weights.load import load_dit
 
 UNIT_STATS = LatentStats(mean=(0.0,) * 12, std=(1.0,) * 12)
 
@@ -109,7 +110,10 @@ def stage_dit(settings: TinySettings) -> Iterator[Report]:
     folder = settings.folder / "dit"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, sets = _latent_sets(settings)
-    model = new_text_to_video(settings.networks.dit, len(tokenizer)).to(settings.device)
+    model = new_text_to_video(settings.networks.dit, len(tokenizer))
+    if settings.dit_from is not None:
+        begin_from(settings.dit_from, model, tokenizer)
+    model = model.to(settings.device)
     if settings.compile:
         _compile(model.dit, sets["train"].num_tokens)
     yield from train_dit(
@@ -203,6 +207,15 @@ def new_text_to_video(sizes: DiTConfig, vocabulary: int) -> TextToVideo:
     dit, text_encoder = AsymmDiT(sizes), new_text_encoder(vocabulary, sizes.text_features)
     initialise_dit(dit, torch.Generator().manual_seed(0))
     return TextToVideo(dit, text_encoder)
+
+
+def begin_from(source: Path, model: TextToVideo, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Gives the model the weights of another. Raises InvalidRequest where that has other sizes."""
+    try:
+        model.dit.load_state_dict(load_dit(source, dtype=torch.float32).state_dict())
+        take_text_encoder(model.text_encoder, tokenizer, source)
+    except RuntimeError as error:
+        raise InvalidRequest(f"{source} is a model of other sizes than networks.dit: {error}") from error
 
 
 def _trained_text_to_video(settings: TinySettings, vocabulary: int) -> TextToVideo:

@@ -120,6 +120,9 @@ class TinySettings:
     """Clips that the VAE is measured on."""
     num_validation_latents: Positive = 256
     """Clips that the DiT is measured on."""
+    dit_from: Path | None = None
+    """A built-in model whose transformer and text encoder are where the stage `dit` begins, instead of random weights:
+    of the same sizes; pieces of words that its vocabulary lacks begin as new ones."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
     fast: LoopSettings = FAST_LOOP

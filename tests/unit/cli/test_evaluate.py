@@ -47,6 +47,21 @@ def test_wrong_kinds_and_seeds_are_told_before_anything_is_made(daifuku, flags, 
     assert run.out == ""
 
 
+def test_the_exact_row_takes_the_steps_that_are_asked_for(daifuku):
+    def found(num_steps: int) -> dict:
+        run = daifuku("evaluate", "world", "--prompts", "1", "--exact-steps", str(num_steps), "--json")
+        return {row["name"]: row["scores"] for row in json.loads(run.out)["rows"]}
+
+    one, two = found(1), found(2)
+    assert one["generated"] == two["generated"]
+    assert one["generated, preset exact"] != two["generated, preset exact"]
+
+
+def test_steps_for_an_exact_row_that_there_is_none_of_are_refused(daifuku, model_folder):
+    run = daifuku("evaluate", "world", "--model", str(model_folder), "--exact-steps", "2")
+    assert run.code == 2 and "Try without it" in run.err and run.out == ""
+
+
 def test_an_untrained_model_is_the_same_but_for_its_transformer(model_folder):
     pipe = load(model_folder)
     fresh = untrained(pipe)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 import daifuku
 from daifuku import world
-from daifuku.errors import TrainingError
+from daifuku.errors import InvalidRequest, TrainingError
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train import tiny
 from daifuku.train.ahead import made_ahead
@@ -23,7 +24,7 @@ from daifuku.train.latents import channel_stats, encode_clips, read_clips
 from daifuku.train.tiny_clips import CutSettings, WorldSettings, captioned_clips, vae_batch
 from daifuku.train.tiny_settings import TinySettings, read_settings
 from daifuku.train.vae import pixel_weights, to_video
-from daifuku.weights.load import load_vae
+from daifuku.weights.load import load_dit, load_vae
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
         fast_lora=replace(settings.fast_lora, num_steps=1),
         fast_student=FastSettings(rank=2, batch_size=2),
         num_clips=8,
-        num_validation_latents=4,
+        num_validation_latents=1,
         num_validation_clips=1,
     )
     for stage in tiny.STAGES.values():
@@ -143,6 +144,31 @@ def test_a_vae_goes_on_from_that_of_another_model_with_the_sizes_that_it_has() -
     began, shipped = tiny.new_vae(settings), load_vae(BUILT_IN_FOLDER)
     assert all(p.requires_grad for p in began.parameters())
     assert all(torch.equal(p, q) for p, q in zip(began.parameters(), shipped.parameters(), strict=True))
+
+
+def test_a_transformer_goes_on_from_that_of_another_model_whatever_words_it_knew(tmp_path: Path) -> None:
+    settings = TinySettings(folder=tmp_path)
+    tokenizer = new_tokenizer(["a red ball bounces", "smoke rises"])
+    model = tiny.new_text_to_video(settings.networks.dit, len(tokenizer))
+    tiny.begin_from(BUILT_IN_FOLDER, model, tokenizer)
+    assert torch.equal(model.dit.final.linear.weight, load_dit(BUILT_IN_FOLDER).final.linear.weight)
+    theirs = PreTrainedTokenizerFast.from_pretrained(BUILT_IN_FOLDER / "tokenizer")
+    known = T5EncoderModel.from_pretrained(BUILT_IN_FOLDER / "text_encoder", dtype=torch.float32)
+    for word in ("</s>", "▁red", "▁smoke"):
+        pieces = [word] if word in theirs.get_vocab() else theirs.tokenize(word.removeprefix("▁"))
+        expected = known.shared.weight[theirs.convert_tokens_to_ids(pieces)].mean(dim=0)
+        found = model.text_encoder.shared.weight[tokenizer.convert_tokens_to_ids(word)]
+        assert torch.allclose(found, expected, atol=1e-6), word
+    ids = torch.tensor([[tokenizer.convert_tokens_to_ids("</s>")]])
+    same = torch.tensor([[theirs.convert_tokens_to_ids("</s>")]])
+    assert torch.equal(model.text_encoder(ids).last_hidden_state, known(same).last_hidden_state)
+
+
+def test_one_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    tokenizer = new_tokenizer(["a red ball bounces"])
+    model = tiny.new_text_to_video(replace(TinySettings(folder=tmp_path).networks.dit, num_blocks=2), len(tokenizer))
+    with pytest.raises(InvalidRequest, match="of other sizes"):
+        tiny.begin_from(BUILT_IN_FOLDER, model, tokenizer)
 
 
 @pytest.mark.parametrize(("at_once", "num_workers"), [(16, 0), (3, 0), (1, 1)])
