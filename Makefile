@@ -47,8 +47,12 @@ slow: $(TEST) ## the tests marked slow
 chaos: $(TEST) ## kill server and workers at random and at every moment, and check the promise: ARGS="--jobs 100 --kills 10"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+# A step of training asks for the same memory again and again: it is kept, in large pages. And its threads wait by spinning.
+tiny: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+tiny: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+tiny: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was
-	$(BIN)/daifuku tiny $(ARGS)
+	env -u OMP_WAIT_POLICY $(BIN)/daifuku tiny $(ARGS)
 
 evaluate: $(BASE) ## measure the built-in model on prompts it never saw
 	$(BIN)/daifuku evaluate world $(ARGS)

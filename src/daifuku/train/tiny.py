@@ -132,6 +132,8 @@ def stage_fast(settings: TinySettings) -> Iterator[Report]:
     tokenizer, sets = _latent_sets(settings)
     model = _trained_text_to_video(settings, len(tokenizer))
     teacher = deepcopy(model.dit)
+    if settings.fast_from is not None:
+        begin_fast_from(settings.fast_from, model.dit)
     train_matrices_only(model.dit)
     yield from _distil(model, teacher, sets, settings, settings.fast, "fast")
 
@@ -215,7 +217,22 @@ def begin_from(source: Path, model: TextToVideo, tokenizer: PreTrainedTokenizerF
         model.dit.load_state_dict(load_dit(source, dtype=torch.float32).state_dict())
         take_text_encoder(model.text_encoder, tokenizer, source)
     except RuntimeError as error:
-        raise InvalidRequest(f"{source} is a model of other sizes than networks.dit: {error}") from error
+        raise _other_sizes(source, error) from error
+
+
+def _other_sizes(source: Path, error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"{source} is a model of other sizes than networks.dit: {error}")
+
+
+@torch.no_grad()
+def begin_fast_from(source: Path, dit: AsymmDiT) -> None:
+    """Adds to the weights what the LoRA of another built-in model adds to its own, in place."""
+    plain, fast_one = (load_dit(source, loras=loras) for loras in ((), (source / fast.FILE,)))
+    try:
+        for parameter, before, after in zip(dit.parameters(), plain.parameters(), fast_one.parameters(), strict=True):
+            parameter.add_(after - before)
+    except (RuntimeError, ValueError) as error:
+        raise _other_sizes(source, error) from error
 
 
 def _trained_text_to_video(settings: TinySettings, vocabulary: int) -> TextToVideo:

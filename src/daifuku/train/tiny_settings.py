@@ -125,6 +125,8 @@ class TinySettings:
     of the same sizes; pieces of words that its vocabulary lacks begin as new ones."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
+    fast_from: Path | None = None
+    """A built-in model whose LoRA for few steps is where the stage `fast` begins: with what that changes there."""
     fast: LoopSettings = FAST_LOOP
     fast_lora: LoopSettings = FAST_LORA_LOOP
     fast_student: FastSettings = field(default_factory=FastSettings)

@@ -14,12 +14,13 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 import daifuku
 from daifuku import world
 from daifuku.errors import InvalidRequest, TrainingError
+from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train import tiny
 from daifuku.train.ahead import made_ahead
 from daifuku.train.captions import new_tokenizer
 from daifuku.train.dit import DiTLossSettings
-from daifuku.train.fast import FastSettings
+from daifuku.train.fast import FILE, FastSettings
 from daifuku.train.latents import channel_stats, encode_clips, read_clips
 from daifuku.train.tiny_clips import CutSettings, WorldSettings, captioned_clips, vae_batch
 from daifuku.train.tiny_settings import TinySettings, read_settings
@@ -169,6 +170,17 @@ def test_one_of_other_sizes_is_refused(tmp_path: Path) -> None:
     model = tiny.new_text_to_video(replace(TinySettings(folder=tmp_path).networks.dit, num_blocks=2), len(tokenizer))
     with pytest.raises(InvalidRequest, match="of other sizes"):
         tiny.begin_from(BUILT_IN_FOLDER, model, tokenizer)
+    with pytest.raises(InvalidRequest, match="of other sizes"):
+        tiny.begin_fast_from(BUILT_IN_FOLDER, model.dit)
+
+
+def test_few_steps_go_on_from_what_another_model_learnt_of_them() -> None:
+    expected = load_dit(BUILT_IN_FOLDER, loras=[BUILT_IN_FOLDER / FILE])
+    dit = AsymmDiT(expected.config)
+    dit.load_state_dict(load_dit(BUILT_IN_FOLDER).state_dict())
+    tiny.begin_fast_from(BUILT_IN_FOLDER, dit)
+    for one, other in zip(dit.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
 
 
 @pytest.mark.parametrize(("at_once", "num_workers"), [(16, 0), (3, 0), (1, 1)])
