@@ -7,10 +7,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from daifuku.model.attention import Lengths, sdpa, valid_tokens
+from daifuku.model.attention import Kernel, Lengths, sdpa, valid_tokens
 
 SCORES_AT_ONCE = 2**21
 """Scores that the gradient computes at a time. All of a batch at once would pass through memory at every operation."""
+
+
+def kernel_for(device: torch.device) -> Kernel:
+    """What small models are trained with on a device: elsewhere the gradient of fused attention is fast too."""
+    return recomputing if device.type == "cpu" else sdpa
 
 
 def recomputing(

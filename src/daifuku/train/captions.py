@@ -11,12 +11,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from daifuku.errors import InvalidRequest
-
 VOCABULARY = 384
 MAX_TOKENS = 256
 SPECIAL = PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 LETTERS = f"▁{string.ascii_lowercase}{string.digits}{string.punctuation}"
+LEAST_VOCABULARY = len(SPECIAL) + len(LETTERS)
 RARE = -20.0
 """Logarithm of how likely a letter is: less than any word is."""
 
@@ -24,16 +23,14 @@ RARE = -20.0
 def new_tokenizer(captions: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A piece for each word of the captions, the most frequent first, and one for each letter.
 
-    Case does not matter, and a word that is not among them falls apart into letters. Raises InvalidRequest for a
-    vocabulary without room for the letters.
+    Case does not matter, and a word that is not among them falls apart into letters.
     """
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     splitter = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     words = Counter(
         word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
     )
-    if (room := vocabulary - len(SPECIAL) - len(LETTERS)) < 0:
-        raise InvalidRequest(f"a vocabulary of {vocabulary} pieces has no room for the letters: try {VOCABULARY}")
+    room = vocabulary - LEAST_VOCABULARY
     pieces = [(piece, 0.0) for piece in SPECIAL] + [(letter, RARE) for letter in LETTERS]
     pieces += [(word, math.log(count / words.total())) for word, count in words.most_common(room) if len(word) > 1]
 

@@ -16,7 +16,7 @@ from transformers import T5EncoderModel
 
 from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
-from daifuku.train.attention import recomputing
+from daifuku.train.attention import kernel_for
 from daifuku.train.given import Given, beside_given, draw_given, of_open_frames
 from daifuku.train.loop import LoopSettings, Report, generator_for, train
 from daifuku.train.sections import Positive, Share
@@ -118,8 +118,8 @@ def train_dit(
     bfloat16: bool,
 ) -> Iterator[Report]:
     """Trains DiT and text encoder together; `batches(step)` gives the samples of a step."""
-    set_kernel(model.dit, recomputing)
     device = next(model.parameters()).device
+    set_kernel(model.dit, kernel_for(device))
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches(step)

@@ -13,7 +13,7 @@ from daifuku.model.dit import AsymmDiT
 from daifuku.runtime.kernels import set_kernel
 from daifuku.sample.guidance import Caption
 from daifuku.sample.schedule import linear_quadratic
-from daifuku.train.attention import recomputing
+from daifuku.train.attention import kernel_for
 from daifuku.train.distill import objective
 from daifuku.train.dit import Captioned, TextToVideo, noise_like, share_of
 from daifuku.train.flow import Noised
@@ -66,7 +66,7 @@ def train_fast(
 ) -> Iterator[Report]:
     """Trains what is to be trained of the transformer of `model`; `batches(step)` gives the samples of a step."""
     for dit in (model.dit, teacher):
-        set_kernel(dit, recomputing)
+        set_kernel(dit, kernel_for(next(dit.parameters()).device))
     width = model.dit.config.text_features
     null = Caption(torch.zeros(1, 1, width), torch.zeros(1, 1, dtype=torch.bool))
     learnt = objective(TEACHER, model.dit, null, teacher=teacher, bfloat16=bfloat16)

@@ -14,7 +14,7 @@ from daifuku.errors import InvalidRequest
 from daifuku.model.dit import AsymmDiT
 from daifuku.model.vae.decoder import Decoder
 from daifuku.model.vae.encoder import Encoder
-from daifuku.train.captions import VOCABULARY
+from daifuku.train.captions import LEAST_VOCABULARY, VOCABULARY
 from daifuku.train.config import explained, read_toml
 from daifuku.train.dit import DiTLossSettings
 from daifuku.train.fast import FastSettings
@@ -78,9 +78,13 @@ class Networks:
     decoder: DecoderConfig = DECODER
     dit: DiTConfig = DIT
     vocabulary: Positive = VOCABULARY
-    """Pieces of words that the tokenizer learns."""
+    """Words and letters that the tokenizer knows, at most."""
 
     def __post_init__(self) -> None:
+        if self.vocabulary < LEAST_VOCABULARY:
+            raise InvalidRequest(
+                f"a vocabulary of {self.vocabulary} pieces has no room for the letters: try {LEAST_VOCABULARY}"
+            )
         transformer_config(self.dit)
         try:
             with torch.device("meta"):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from daifuku.model.attention import matmul
+from daifuku.model.attention import matmul, sdpa
 from daifuku.train import attention
-from daifuku.train.attention import recomputing
+from daifuku.train.attention import kernel_for, recomputing
 
 LENGTHS = [None, [37, 12, 30]]
 
@@ -43,3 +43,8 @@ def test_in_bfloat16_it_is_about_as_near_as_they_are(lengths: list[int] | None) 
 
     for error, usual in zip(errors(recomputing), errors(matmul), strict=True):
         assert error < 1.5 * usual < 0.02
+
+
+def test_only_a_cpu_needs_it() -> None:
+    assert kernel_for(torch.device("cpu")) is recomputing
+    assert kernel_for(torch.device("cuda")) is sdpa

@@ -66,6 +66,7 @@ def test_a_file_changes_the_keys_that_it_names_and_no_other(tmp_path: Path) -> N
         ("cuts.windows = [[12, 8]]", "and not of 12: try 13"),
         ("networks.dit.video_mlp_width = 500", "try 512"),
         ("networks.decoder.channels = [8, 8, 8, 8]", "no networks have these sizes: num_channels .8."),
+        ("networks.vocabulary = 71", "no room for the letters: try 72"),
         ("dit_losses.given_share = 2", "dit_losses.given_share: input should be less than or equal to 1"),
         ("cuts.windows = []", "cuts.windows: tuple should have at least 1 item"),
         ("clips_at_once = 0", "clips_at_once: input should be greater than or equal to 1"),
