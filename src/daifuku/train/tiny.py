@@ -214,7 +214,7 @@ def new_text_to_video(sizes: DiTConfig, vocabulary: int) -> TextToVideo:
 def begin_from(source: Path, model: TextToVideo, tokenizer: PreTrainedTokenizerFast) -> None:
     """Gives the model the weights of another. Raises InvalidRequest where that has other sizes."""
     try:
-        model.dit.load_state_dict(load_dit(source, dtype=torch.float32).state_dict())
+        model.dit.load_state_dict(load_dit(source).state_dict())
         take_text_encoder(model.text_encoder, tokenizer, source)
     except RuntimeError as error:
         raise _other_sizes(source, error) from error

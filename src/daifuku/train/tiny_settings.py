@@ -126,7 +126,7 @@ class TinySettings:
     """Clips that the DiT is measured on."""
     dit_from: Path | None = None
     """A built-in model whose transformer and text encoder are where the stage `dit` begins, instead of random weights:
-    of the same sizes; pieces of words that its vocabulary lacks begin as new ones."""
+    of the same sizes; a word that its vocabulary lacks begins as the mean of the pieces that it is there."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
     fast_from: Path | None = None
