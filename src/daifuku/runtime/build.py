@@ -313,7 +313,7 @@ def settled(run: RuntimeConfig, config: DiTConfig, request: ResolvedRequest, dev
         run = replace(run, kernel=fastest(measured, folder).name)
     if run.batch_guidance is None:
         # Without guidance there is nothing to send through together, and nothing to measure.
-        trial = len(request.captions) > 1 and may_batch(config, shape, dtype, device)
+        trial = len(request.captions) > 1 and may_batch(config, shape, device)
         run = replace(run, batch_guidance=trial and batching_wins(config, shape, dtype, device, folder))
     return run
 

@@ -29,8 +29,9 @@ SAMPLING_SHARE, DECODING_SHARE = 0.5, 0.4
 """Shares of the speed of a large matrix product that the networks reach (measured on CPUs, see docs/performance.md)."""
 
 
-BATCHED_BELOW_S = 0.001
-"""What a block may take for one caption where both may go through it together: a longer one keeps a device busy."""
+SHORT_FLOPS = {"cpu": 1e9, "cuda": 3e11, "mps": 1e10}
+"""What a block may compute for one caption where both may go through it together: more keeps a device busy. Fixed: by a
+rate measured while other programs run, the same clip would get other bits."""
 
 HEAP_BLOCK = 32 * 2**20
 """What glibc's heap is made of are blocks of up to this size: larger ones come from the system and go back to it."""
@@ -155,7 +156,7 @@ class Estimator:
             placed = int(min(share, 1) * blocks * per_weight) + parameters.around * dtype.itemsize
         both = work.num_captions == 2 and run.batch_guidance is not False
         if both and run.batch_guidance is None:
-            both = may_batch(self.sizes.dit, work.shape, dtype, self.machine.device)
+            both = may_batch(self.sizes.dit, work.shape, self.machine.device)
         batch = 2 if both else 1
         forward = block_footprint(
             self.sizes.dit, work.shape, self.sizes.text_tokens, batch, dtype, run.chunk_tokens or 0
@@ -255,12 +256,12 @@ def block_footprint(
     return Footprint(peak_bytes=found.peak_bytes, flops=found.flops + attention)
 
 
-def may_batch(config: DiTConfig, shape: LatentShape, dtype: torch.dtype, device: torch.device) -> bool:
+def may_batch(config: DiTConfig, shape: LatentShape, device: torch.device) -> bool:
     """Whether a pass is so short that it is worth trying to send both captions through together."""
-    # Roughly, and without a closer look, which would take longer than most such runs: a caption hardly counts.
+    # Roughly: a caption hardly counts.
     weights, tokens = dit_parameters(config).blocks / config.num_blocks, shape.num_tokens
     flops = 2 * weights * tokens + 4 * tokens**2 * config.video_width
-    return flops < BATCHED_BELOW_S * multiply_rate(device, dtype)
+    return flops < SHORT_FLOPS.get(device.type, 0)
 
 
 @cache

@@ -11,7 +11,7 @@ from daifuku.config import DiTConfig, RuntimeConfig
 from daifuku.errors import CheckpointError, InvalidRequest, ModelNotFound
 from daifuku.pipeline import load
 from daifuku.request import GenerateRequest
-from daifuku.runtime import build, estimate
+from daifuku.runtime import build
 from daifuku.runtime.build import default_dtype, find_device, load_parts, settled
 from daifuku.weights.locate import ModelFiles
 
@@ -102,7 +102,6 @@ def test_a_gpu_keeps_float32_weights_and_takes_narrower_ones_as_bfloat16(
 @pytest.mark.parametrize("wins", [True, False])
 def test_what_a_plan_leaves_open_is_measured_where_a_pass_is_short(wins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "batching_wins", lambda *_: wins)
-    monkeypatch.setattr(estimate, "multiply_rate", lambda device, dtype: 1e11)
     cpu, config = torch.device("cpu"), DiTConfig(num_heads=2, head_dim=16, text_width=16, video_mlp_width=32)
     short, long = (GenerateRequest(prompt="", num_frames=7, height=side, width=side) for side in (32, 2048))
     short, long, unguided = short.resolved(), long.resolved(), replace(short, guidance_scale=1.0).resolved()

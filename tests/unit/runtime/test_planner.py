@@ -68,6 +68,18 @@ def test_only_where_a_pass_is_short_there_is_room_for_both_captions(side: int, m
     assert left_open == (together if may_batch else apart) and apart < together
 
 
+def test_how_busy_a_machine_is_does_not_decide_whether_captions_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workload(shape=LatentShape.from_pixels(7, 64, 64), num_captions=2, num_sigmas=2)
+    for rate in (1e5, 1e20):
+        monkeypatch.setattr(estimate, "multiply_rate", lambda device, dtype, rate=rate: rate)
+        made = planner(80)
+        made = replace(made, estimator=replace(made.estimator, work=work))
+        together, left_open = (
+            made.evaluate(RuntimeConfig(batch_guidance=way)).stages[1].activation_bytes for way in (True, None)
+        )
+        assert left_open == together
+
+
 def test_on_a_host_small_tensors_take_more_than_their_size() -> None:
     """The heap keeps what is free between its blocks."""
     host, card = (
