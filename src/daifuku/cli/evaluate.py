@@ -59,7 +59,7 @@ def world(
 
     The prompts name combinations of shape, colour and motion that were never trained on. Classical vision reads what is
     to be seen off the clips, and laws of motion with it; true renders show how far to trust it, and reconstructions by
-    the VAE how well the model could do at best. The built-in model knows neither fluids nor a pace.
+    the VAE how well the model could do at best.
     """
     from daifuku.pipeline import load
 
@@ -104,7 +104,7 @@ def measure_world(
     approximate = defaults.preset != "exact"
     if exact_steps is not None and not approximate:
         raise InvalidRequest("--exact-steps is for models whose default is not the preset exact. Try without it.")
-    num_clips = len(kinds) * num_prompts * len(seeds) * (1 + approximate + controls + paraphrases)
+    num_clips = len(kinds) * num_prompts * (len(seeds) * (1 + approximate + paraphrases) + controls)
     with Progress(console=Console(stderr=True), redirect_stdout=False) as progress:
         bar = progress.add_task("generating", total=num_clips)
 

@@ -65,7 +65,7 @@ class WorldReport:
         return json.dumps(asdict(self), indent=2)
 
     def as_markdown(self) -> str:
-        """One table a kind of clip, with intervals in brackets; a heading for each where there are several."""
+        """One table a kind of clip, with intervals in brackets."""
         kinds = list(dict.fromkeys(row.kind for row in self.rows))
         many = len(self.seeds) > 1
         seeds = f"seeds {', '.join(map(str, self.seeds))}" if many else f"seed {self.seeds[0]}"
@@ -74,7 +74,7 @@ class WorldReport:
         parts = [f"{self.num_prompts} prompts{each} never trained on, {seeds}, {shape}.\n"]
         for kind in kinds:
             table = _table([row for row in self.rows if row.kind == kind])
-            parts.append(f"**{HEADINGS[kind]}**\n\n{table}\n" if len(kinds) > 1 else f"{table}\n")
+            parts.append(f"**{HEADINGS[kind]}**\n\n{table}\n")
         return "\n".join(parts)
 
 

@@ -88,9 +88,10 @@ def evaluate_world(
     `generate` takes a prompt and a seed; so do `exact`, where there is another way to make them, and `untrained`. The
     prompts show combinations of shape, colour and motion that training holds out, of each of the kinds, and always say
     size and background; with `pace` also how fast, where a motion is a slow or a fast one. The first seed draws them,
-    and each is made once a seed. `controls` adds rows that must score badly: clips judged by the prompt after theirs,
-    and first frames that stand still. `paraphrases` adds the same scenes in phrases that training holds out. Raises
-    InvalidRequest for a kind that is none, and for seeds that are none or not all different.
+    and each is made once a seed, by `untrained` with the first seed alone. `controls` adds rows that must score badly:
+    clips judged by the prompt after theirs, and first frames that stand still. `paraphrases` adds the same scenes in
+    phrases that training holds out. Raises InvalidRequest for a kind that is none, and for seeds that are none or not
+    all different.
     """
     check_asked(kinds, seeds)
     makers = {GENERATED: (generate, "train"), EXACT: (exact, "train"), UNTRAINED: (untrained, "train")}
@@ -169,7 +170,8 @@ def _rows(kind: str, asked: _Asked) -> Iterator[Row]:
         if asked.controls:
             frames[FROZEN] = [clip.frames[:1].repeat(len(clip.frames), axis=0)]
         for name, (make, phrasing) in asked.makers.items():
-            frames[name] = [make(clips[phrasing].caption, seed) for seed in asked.noise(index)]
+            noise = asked.noise(index)[: 1 if name == UNTRAINED else None]
+            frames[name] = [make(clips[phrasing].caption, seed) for seed in noise]
         for name, made in frames.items():
             readings[name].append([how.read(one, fps=asked.fps) for one in made])
     if asked.controls:

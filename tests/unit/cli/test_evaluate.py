@@ -1,12 +1,14 @@
 """The measuring of a model, on one that draws nothing in particular."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from daifuku.cli.evaluate import untrained
 from daifuku.pipeline import load
+from daifuku.runtime.build import BUILT_IN_FOLDER
 
 
 def test_kinds_seeds_controls_and_paraphrases_are_measured(daifuku, model_folder):
@@ -47,9 +49,20 @@ def test_wrong_kinds_and_seeds_are_told_before_anything_is_made(daifuku, flags, 
     assert run.out == ""
 
 
-def test_the_exact_row_takes_the_steps_that_are_asked_for(daifuku):
+@pytest.fixture
+def quick_model(tmp_path):
+    """The built-in model, but that it approximates where it is not asked for more."""
+    folder = tmp_path / "quick_model"
+    shutil.copytree(BUILT_IN_FOLDER, folder)
+    defaults = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(defaults | {"preset": "draft"}))
+    return folder
+
+
+def test_the_exact_row_takes_the_steps_that_are_asked_for(daifuku, quick_model):
     def found(num_steps: int) -> dict:
-        run = daifuku("evaluate", "world", "--prompts", "1", "--exact-steps", str(num_steps), "--json")
+        steps = ("--exact-steps", str(num_steps))
+        run = daifuku("evaluate", "world", "--model", str(quick_model), "--prompts", "1", *steps, "--json")
         return {row["name"]: row["scores"] for row in json.loads(run.out)["rows"]}
 
     one, two = found(1), found(2)

@@ -59,8 +59,8 @@ def test_kinds_have_tables_of_their_own_with_only_their_columns() -> None:
     ]
 
 
-def test_one_kind_is_one_table_without_a_heading() -> None:
+def test_one_kind_is_one_table() -> None:
     told = report(pair="bound")
-    assert "**" not in told.as_markdown()
+    assert told.as_markdown().count("**Two objects**") == told.as_markdown().count("|  |") == 1
     assert told.as_markdown().startswith("40 prompts never trained on")
     assert json.loads(told.to_json())["rows"][0]["kind"] == "pair"

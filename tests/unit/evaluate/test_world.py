@@ -105,7 +105,7 @@ def test_the_report_is_one_table_and_valid_json(report: WorldReport) -> None:
     table = report.as_markdown()
     columns = set(METRICS) - set(OF_OTHER_KINDS)
     titles = [metric.title for key, metric in METRICS.items() if key in columns]
-    assert table.splitlines()[2].split(" | ") == ["| ", *titles[:-1], f"{titles[-1]} |"]
+    assert table.splitlines()[4].split(" | ") == ["| ", *titles[:-1], f"{titles[-1]} |"]
     assert "| generated | 100.0 [100.0, 100.0] |" not in table.splitlines()[0]
     assert table.count("\n| ") == 5
     told = json.loads(report.to_json())
@@ -155,6 +155,20 @@ def test_controls_score_badly_and_true_renders_well(wide: WorldReport, kind: str
     assert found["generated, held-out paraphrases"] == 0 and found["what the paraphrases change"] == -100
     controls = ("generated, captions shuffled", "untrained model", "true renders, first frame frozen")
     assert [found[name] for name in controls] == [0, 0, 0]
+
+
+def test_the_untrained_model_is_asked_with_the_first_seed_alone() -> None:
+    asked = []
+
+    def generate(prompt: str, seed: int) -> np.ndarray:
+        asked.append(seed)
+        return np.zeros((7, 64, 64, 3), np.uint8)
+
+    *_, control = evaluate_world(generate, num_prompts=2, num_frames=7, seeds=(3, 1), untrained=generate).rows
+    assert control.name == "untrained model"
+    assert sorted(asked) == sorted([3, 4] * 2 + [1_000_001, 1_000_002]), (
+        "twice with the first seed, once with the other"
+    )
 
 
 def test_a_prompt_is_asked_with_noise_of_its_own_for_each_seed() -> None:
