@@ -51,8 +51,9 @@ chaos: $(TEST) ## kill server and workers at random and at every moment, and che
 tiny: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 tiny: export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 tiny: export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
-tiny: $(BASE) ## train the built-in model; a stopped run goes on where it was
-	env -u OMP_WAIT_POLICY $(BIN)/daifuku tiny $(ARGS)
+tiny: $(BASE) ## train the built-in model, in two worlds; a stopped run goes on where it was
+	env -u OMP_WAIT_POLICY $(BIN)/daifuku tiny --folder runs/tiny/first --output runs/tiny/first/model $(ARGS)
+	env -u OMP_WAIT_POLICY $(BIN)/daifuku tiny --settings examples/built_in/larger_world.toml $(ARGS)
 
 evaluate: $(BASE) ## measure the built-in model on prompts it never saw
 	$(BIN)/daifuku evaluate world $(ARGS)

@@ -26,7 +26,7 @@ class Stage(StrEnum):
 
 def tiny(
     stages: Annotated[
-        list[Stage] | None, typer.Argument(help="Which stages to run, in this order; all of them if left out.")
+        list[Stage] | None, typer.Argument(help="Which stages to run, in this order; all that it needs if left out.")
     ] = None,
     folder: Annotated[Path, typer.Option("--folder", help="Where the run is kept; it goes on from there.")] = Path(
         "runs/tiny"
@@ -38,7 +38,7 @@ def tiny(
         Path | None,
         typer.Option(
             "--settings",
-            help="A TOML file with what differs from the shipped model. Default: FOLDER/settings.toml, if any.",
+            help="A TOML file with what differs from a first run. Default: FOLDER/settings.toml, if any.",
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Where to train: cpu or cuda.")] = "cpu",
@@ -47,7 +47,7 @@ def tiny(
         typer.Option("--steps", min=1, help="Steps of the one training stage that is named, if not its own."),
     ] = None,
 ) -> None:
-    """Train the built-in model from nothing. A run that was stopped goes on where it was.
+    """Train a built-in model, from nothing or from another one. A run that was stopped goes on where it was.
 
     The learning rate falls over the last part of a stage's steps: with more --steps, a finished stage goes on.
     """
@@ -59,7 +59,7 @@ def tiny(
     kept = folder / "settings.toml"
     file = kept if settings is None and kept.is_file() else settings
     own = TinySettings(folder=folder, device=device) if file is None else read_settings(file, folder, device)
-    wanted = [stage.value for stage in stages or Stage]
+    wanted = [stage.value for stage in stages] if stages else [*recipe.stages(own), Stage.export.value]
     if steps is not None:
         named = {"vae", "decoder", "dit", "fast", "fast_lora"}.intersection(wanted)
         if len(named) != 1:

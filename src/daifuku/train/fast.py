@@ -28,7 +28,7 @@ from daifuku.weights.lora_write import Pair, pairs_content
 PRESET, FILE = "fast8", "loras/fast8.safetensors"
 
 TEACHER = DistillSection(
-    method="progressive", guidance_scale=3.0, num_steps=8, threshold_noise=0.1, linear_steps=4, teacher_steps=2
+    method="progressive", guidance_scale=4.5, num_steps=8, threshold_noise=0.1, linear_steps=4, teacher_steps=2
 )
 """Each step of the student does what four passes of its teacher do: two steps, each with and without the prompt."""
 

@@ -1,8 +1,9 @@
 """The recipe of the built-in model: what it is, what it sees, how long it trains. `make tiny` runs it.
 
-Six stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips,
-the DiT with its text encoder, the DiT once more for few steps of one pass each, and that as a LoRA. Everything is a
-function of its settings, which say what the shipped model is: `tiny_settings.py`, and for its clips `tiny_clips.py`.
+Stages, each resumable on its own: the VAE, the decoder once more with the encoder frozen, latents of many clips, the
+DiT with its text encoder; and where few steps shall do, the DiT once more for those, and that as a LoRA. Everything is
+a function of its settings, `tiny_settings.py`, and for its clips `tiny_clips.py`. The shipped model takes two runs: one
+with the settings as they stand, and one in a larger world that begins with what the first has learnt.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -256,9 +257,10 @@ def export(settings: TinySettings, target: Path) -> None:
     tokenizer.save_pretrained(target / "tokenizer")
     save.write_scheduler(target)
     save.write_model_index(target, zero_empty=True)
-    save.write_defaults(target, defaults(settings.world))
+    save.write_defaults(target, defaults(settings))
     preview_map(vae, settings.world).save(target / preview.FILE)
-    export_fast(settings, target)
+    if settings.few_steps:
+        export_fast(settings, target)
 
 
 def export_fast(settings: TinySettings, target: Path) -> None:
@@ -266,17 +268,16 @@ def export_fast(settings: TinySettings, target: Path) -> None:
     write_fast_lora(kept_pairs(_averaged(settings.folder / "fast_lora")), target)
 
 
-def defaults(settings: WorldSettings) -> dict[str, Any]:
-    """What a request that leaves these open gets from a model that learnt these clips."""
-    return {
-        "preset": fast.PRESET,
-        "presets": {fast.PRESET: fast.DEFAULTS},
-        "height": settings.size,
-        "width": settings.size,
-        "num_frames": settings.num_frames,
-        "fps": settings.fps,
+def defaults(settings: TinySettings) -> dict[str, Any]:
+    """What a request that leaves these open gets from a model that was trained so."""
+    quick = {"preset": fast.PRESET, "presets": {fast.PRESET: fast.DEFAULTS}}
+    return (quick if settings.few_steps else {}) | {
+        "height": settings.world.size,
+        "width": settings.world.size,
+        "num_frames": settings.world.num_frames,
+        "fps": settings.world.fps,
         "num_inference_steps": 32,
-        "guidance_scale": 3.0,
+        "guidance_scale": fast.TEACHER.guidance_scale,
         "threshold_noise": 0.1,
     }
 
@@ -300,6 +301,11 @@ STAGES: dict[str, Stage] = {
     "fast_lora": stage_fast_lora,
 }
 """In the order in which they run; each picks up what the ones before it left in the folder."""
+
+
+def stages(settings: TinySettings) -> list[str]:
+    """Names of the stages that a model with these settings needs."""
+    return [name for name in STAGES if settings.few_steps or name not in ("fast", "fast_lora")]
 
 
 @torch.no_grad()

@@ -129,6 +129,8 @@ class TinySettings:
     of the same sizes; a word that its vocabulary lacks begins as the mean of the pieces that it is there."""
     dit: LoopSettings = DIT_LOOP
     dit_losses: DiTLossSettings = field(default_factory=DiTLossSettings)
+    few_steps: bool = False
+    """Also train a LoRA with which eight steps of one pass do: the stages `fast` and `fast_lora`."""
     fast_from: Path | None = None
     """A built-in model whose LoRA for few steps is where the stage `fast` begins: with what that changes there."""
     fast: LoopSettings = FAST_LOOP

@@ -27,11 +27,14 @@ from daifuku.train.tiny_settings import TinySettings, read_settings
 from daifuku.train.vae import pixel_weights, to_video
 from daifuku.weights.load import load_dit, load_vae
 
+LARGER_WORLD = Path(__file__).parents[3] / "examples" / "built_in" / "larger_world.toml"
+"""The settings of the shipped model."""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
     """All stages, a few steps each."""
-    settings = TinySettings(folder=tmp_path_factory.mktemp("run"))
+    settings = TinySettings(folder=tmp_path_factory.mktemp("run"), few_steps=True)
     settings = replace(
         settings,
         world=replace(settings.world, num_frames=25),
@@ -48,8 +51,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinySettings:
         num_validation_latents=1,
         num_validation_clips=1,
     )
-    for stage in tiny.STAGES.values():
-        for report in stage(settings):
+    for name in tiny.stages(settings):
+        for report in tiny.STAGES[name](settings):
             assert all(np.isfinite(value) for value in report.values.values())
     return settings
 
@@ -134,10 +137,26 @@ def test_windows_are_cut_from_the_clips_of_whatever_world_it_is() -> None:
 
 
 def test_the_models_defaults_are_the_clips_that_it_learnt() -> None:
-    found = tiny.defaults(WorldSettings(size=96, num_frames=37, fps=24))
-    assert [found[name] for name in ("height", "width", "num_frames", "fps")] == [96, 96, 37, 24]
-    shipped = json.loads((BUILT_IN_FOLDER / "generation_config.json").read_text())
-    assert tiny.defaults(WorldSettings()) == shipped
+    found = tiny.defaults(TinySettings(folder=Path("unused"), world=WorldSettings(size=32, num_frames=25, fps=30)))
+    assert [found[name] for name in ("height", "width", "num_frames", "fps")] == [32, 32, 25, 30]
+
+
+def test_what_ships_is_what_the_recipe_makes() -> None:
+    settings = read_settings(LARGER_WORLD, Path("unused"), "cpu")
+    assert tiny.defaults(settings) == json.loads((BUILT_IN_FOLDER / "generation_config.json").read_text())
+    assert load_dit(BUILT_IN_FOLDER, device="meta").config == settings.networks.dit
+    vae = load_vae(BUILT_IN_FOLDER)
+    assert vae.encoder is not None and vae.encoder.config == settings.networks.encoder
+    assert vae.decoder is not None and vae.decoder.config == settings.networks.decoder
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILT_IN_FOLDER / "tokenizer")
+    assert len(tokenizer) <= settings.networks.vocabulary
+    assert sum(path.stat().st_size for path in BUILT_IN_FOLDER.rglob("*") if path.is_file()) < 16_000_000
+
+
+def test_steps_are_only_saved_where_the_settings_ask_for_it() -> None:
+    plain = TinySettings(folder=Path("unused"))
+    assert tiny.stages(plain) == ["vae", "decoder", "latents", "dit"]
+    assert tiny.stages(replace(plain, few_steps=True)) == list(tiny.STAGES)
 
 
 def test_a_vae_goes_on_from_that_of_another_model_with_the_sizes_that_it_has() -> None:
@@ -165,20 +184,22 @@ def test_a_transformer_goes_on_from_that_of_another_model_whatever_words_it_knew
     assert torch.equal(model.text_encoder(ids).last_hidden_state, known(same).last_hidden_state)
 
 
-def test_one_of_other_sizes_is_refused(tmp_path: Path) -> None:
+def test_one_of_other_sizes_is_refused(tmp_path: Path, exported: Path) -> None:
     tokenizer = new_tokenizer(["a red ball bounces"])
     model = tiny.new_text_to_video(replace(TinySettings(folder=tmp_path).networks.dit, num_blocks=2), len(tokenizer))
     with pytest.raises(InvalidRequest, match="of other sizes"):
         tiny.begin_from(BUILT_IN_FOLDER, model, tokenizer)
     with pytest.raises(InvalidRequest, match="of other sizes"):
-        tiny.begin_fast_from(BUILT_IN_FOLDER, model.dit)
+        tiny.begin_fast_from(exported, model.dit)
 
 
-def test_few_steps_go_on_from_what_another_model_learnt_of_them() -> None:
-    expected = load_dit(BUILT_IN_FOLDER, loras=[BUILT_IN_FOLDER / FILE])
+def test_few_steps_go_on_from_what_another_model_learnt_of_them(exported: Path) -> None:
+    expected = load_dit(exported, loras=[exported / FILE])
     dit = AsymmDiT(expected.config)
-    dit.load_state_dict(load_dit(BUILT_IN_FOLDER).state_dict())
-    tiny.begin_fast_from(BUILT_IN_FOLDER, dit)
+    dit.load_state_dict(load_dit(exported).state_dict())
+    tiny.begin_fast_from(exported, dit)
+    plain = load_dit(exported)
+    assert any(not torch.equal(one, other) for one, other in zip(dit.parameters(), plain.parameters(), strict=True))
     for one, other in zip(dit.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-7)
 
@@ -223,6 +244,7 @@ world = {size = 96, num_frames = 37, fps = 24, pair_share = 0.3, fluid_share = 0
 bfloat16 = false
 compile = false
 num_workers = 1
+few_steps = true
 num_clips = 18
 num_validation_clips = 1
 num_validation_latents = 2
@@ -256,8 +278,8 @@ def test_another_world_goes_through_every_stage_and_its_model_makes_clips_of_its
     file, target = tmp_path / "settings.toml", tmp_path / "model"
     file.write_text(SUCCESSOR)
     settings = read_settings(file, tmp_path / "run", "cpu")
-    for stage in tiny.STAGES.values():
-        for report in stage(settings):
+    for name in tiny.stages(settings):
+        for report in tiny.STAGES[name](settings):
             assert all(np.isfinite(value) for value in report.values.values())
     latents, captions = read_clips(settings.folder / "latents" / "train")
     assert latents.shape == (18, 12, 7, 12, 12) and len(captions) == 18
