@@ -48,10 +48,14 @@ def sdpa(
 def matmul(
     q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m d"], lengths: Lengths
 ) -> Float[Tensor, "b heads n d"]:
-    """Two matrix products and a float32 softmax: for short sequences on CPUs its backward pass is the faster one."""
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    """Two matrix products and a float32 softmax: for short sequences on CPUs its backward pass is the faster one.
+
+    Each pass over the scores costs, so they are scaled in place, and masked by adding minus infinity or nothing.
+    """
+    scores = (q @ k.transpose(-1, -2)).float().mul_(q.shape[-1] ** -0.5)
     if lengths is not None:
-        scores = scores.masked_fill(~valid_tokens(lengths, k.shape[2])[:, None, None], float("-inf"))
+        valid = valid_tokens(lengths, k.shape[2])
+        scores += torch.where(valid, 0.0, float("-inf"))[:, None, None]
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
