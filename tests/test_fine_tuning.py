@@ -60,7 +60,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(script: dict[str, Any
 def test_a_zigzag_is_seen_where_there_is_one_and_nowhere_else(measure: ModuleType) -> None:
     for index in range(20):
         assert measure.shows_zigzag(measure.zigzag(measure.TEST_SEED, index, measure.UNTAUGHT).frames)
-        assert not measure.shows_zigzag(true_clip(0, index, 64, 31, 20).frames)
+        assert not measure.shows_zigzag(true_clip(0, index, measure.SIDE, measure.NUM_FRAMES, measure.FPS).frames)
 
 
 def test_what_is_asked_for_in_the_end_was_not_among_the_clips(measure: ModuleType) -> None:

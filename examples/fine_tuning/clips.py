@@ -16,9 +16,9 @@ from daifuku import world
 from daifuku.media.write import VideoWriter
 from daifuku.world.motions import Flight
 
-FPS = 20
-SIDE = 64
-NUM_FRAMES = 31
+FPS = 24
+SIDE = 96
+NUM_FRAMES = 37
 WORDINGS = (
     "a {size} {colour} {shape} zigzagging to the right on a {background} background",
     "a {colour} {shape} zigzags to the right in front of a {background} wall",

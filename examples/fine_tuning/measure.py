@@ -115,7 +115,7 @@ def draw(lora: Path, path: Path, num_steps: int | None) -> None:
     """The first prompts, one a row."""
     asked = [zigzag(TEST_SEED, index, UNTAUGHT) for index in range(NUM_ROWS)]
     clips = np.stack([_clip(num_steps, str(lora), clip.caption, seed) for seed, clip in enumerate(asked)])
-    chosen = clips[:, np.linspace(0, clips.shape[1] - 1, NUM_COLUMNS).astype(int)].repeat(2, axis=2).repeat(2, axis=3)
+    chosen = clips[:, np.linspace(0, clips.shape[1] - 1, NUM_COLUMNS).astype(int)]
     Image.fromarray(rearrange(chosen, "clips t h w c -> (clips h) (t w) c")).save(path, optimize=True)
 
 

@@ -61,7 +61,7 @@ def test_a_video_is_made_with_its_progress_and_its_preview_in_view(server: Live,
     job = server.http.get(f"/v1/videos/{wait_made(page)}").json()
     assert (job["prompt"], job["num_inference_steps"]) == (PROMPT, 60)
     page.wait_for_function("document.querySelector('studio-clip').player?.readyState >= 2")
-    assert page.evaluate("document.querySelector('studio-clip').player.videoWidth") == 64
+    assert page.evaluate("document.querySelector('studio-clip').player.videoWidth") == 96
 
 
 def test_a_job_is_found_again_after_a_reload_and_after_the_server_starts_again(tmp_path: Path, visit: Visit) -> None:

@@ -34,7 +34,7 @@ def test_the_client_creates_polls_lists_downloads_remixes_and_deletes(client: op
         poll_interval_ms=50,
         extra_body={"seed": 7, "num_inference_steps": 6, "guidance": 2.5, "negative_prompt": "blur"},
     )
-    assert (video.status, video.progress, video.size, video.seconds) == ("completed", 100, "64x48", "0.35")
+    assert (video.status, video.progress, video.size, video.seconds) == ("completed", 100, "64x48", "0.291667")
     shown = video.to_dict()
     assert [shown[name] for name in ("seed", "num_frames", "num_inference_steps", "guidance_scale")] == [7, 7, 6, 2.5]
     assert shown["negative_prompt"] == "blur"

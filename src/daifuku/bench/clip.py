@@ -19,7 +19,6 @@ from diffusers import MochiPipeline
 from diffusers.utils import encode_video
 
 pipe = MochiPipeline.from_pretrained({folder!r}, torch_dtype=torch.float32)
-pipe.load_lora_weights({lora!r})
 
 def make():
     frames = pipe(
@@ -34,7 +33,7 @@ def make():
     ).frames[0]
     encode_video(frames, fps={fps}, output_path="diffusers.mp4")
 """
-"""The built-in model's own preset and sizes are put in, since diffusers does not read its generation_config.json."""
+"""The built-in model's own sizes and steps are put in, since diffusers does not read its generation_config.json."""
 
 OURS = f"""
 import daifuku
@@ -106,12 +105,7 @@ def diffusers_capped(gib: int, folder: Path) -> Sequence[str]:
 
 
 def _diffusers() -> str:
-    own = locate(BUILT_IN_FOLDER).defaults
-    preset = own["presets"][own["preset"]]
-    (lora,) = preset["loras"]
-    return DIFFUSERS.format(
-        **own | preset, folder=str(BUILT_IN_FOLDER), lora=str(BUILT_IN_FOLDER / lora), prompt=PROMPT, seed=SEED
-    )
+    return DIFFUSERS.format(**locate(BUILT_IN_FOLDER).defaults, folder=str(BUILT_IN_FOLDER), prompt=PROMPT, seed=SEED)
 
 
 def _capped(script: str, gib: int) -> Sequence[str]:

@@ -178,7 +178,7 @@ def _clip(video: Video) -> str:
 def _facts(video: Video) -> str:
     facts = [
         f"{video['width']} x {video['height']}",
-        f"{video['num_frames']} frames, {video['seconds']} s",
+        f"{video['num_frames']} frames, {round(float(video['seconds']), 2)} s",
         f"{video['num_inference_steps']} steps",
         f"seed {video['seed']}",
     ]

@@ -109,7 +109,7 @@ def fast_model(tmp_path: Path) -> Path:
         "num_inference_steps": 2,
         "linear_steps": None,
     }
-    defaults = {"preset": "fast8", "presets": {"fast8": preset}, "guidance_scale": 3.0, "fps": 20}
+    defaults = {"preset": "fast8", "presets": {"fast8": preset}, "guidance_scale": 4.5, "fps": 24}
     (folder / "generation_config.json").write_text(json.dumps(defaults))
     return folder
 

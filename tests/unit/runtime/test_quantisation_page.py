@@ -28,7 +28,7 @@ from daifuku.weights.load import load_dit
 PAGE = (Path(__file__).parents[3] / "docs" / "quantisation.md").read_text()
 TOLERANCE = 0.1
 PROMPTS = ("a large red ball bouncing on a black background", "a small blue star falls on beige")
-SHAPE = (12, 6, 8, 8)
+SHAPE = (12, 7, 12, 12)
 
 
 class Question(NamedTuple):
@@ -107,7 +107,7 @@ def guided_run(dit: AsymmDiT) -> Tensor:
         latent = seeded_noise([seed], SHAPE)
         for now, after in pairwise(linear_quadratic(32, 0.1)):
             towards, away = (dit(latent, torch.tensor([now]), *each) for each in (caption, empty))
-            latent = latent + (now - after) * (away + 3.0 * (towards - away)).float()
+            latent = latent + (now - after) * (away + 4.5 * (towards - away)).float()
         finished.append(latent)
     return torch.cat(finished)
 

@@ -30,7 +30,9 @@ CPU = torch.device("cpu")
 
 
 def settings(videos: Path, out: Path, **about) -> Settings:
-    found = settings_for(videos, out, **{"lengths": (7,), "fps": 20, "max_bad_share": 0.2, **about})
+    found = settings_for(
+        videos, out, **{"sizes": ((64, 64),), "lengths": (7,), "fps": 20, "max_bad_share": 0.2, **about}
+    )
     return replace(found, samples_per_shard=2)
 
 
@@ -245,7 +247,7 @@ def copied(videos: Path, to: Path) -> None:
 
 
 def command(videos: Path, out: Path, *more: str) -> Sequence[str]:
-    asked = ("--frames", "7", "--fps", "20", "--max-bad-share", "0.2", *more)
+    asked = ("--size", "64x64", "--frames", "7", "--fps", "20", "--max-bad-share", "0.2", *more)
     return [sys.executable, "-m", "daifuku", "prepare", str(videos), str(out), *asked]
 
 
