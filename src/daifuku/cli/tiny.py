@@ -66,6 +66,7 @@ def tiny(
             raise typer.BadParameter("--steps goes with one of the stages vae, decoder, dit, fast and fast_lora")
         name = named.pop()
         own = replace(own, **{name: replace(getattr(own, name), num_steps=steps)})
+    recipe.check(own, wanted)
     for name in wanted:
         if name == "export":
             recipe.export(own, output)

@@ -6,8 +6,9 @@ a function of its settings, `tiny_settings.py`, and for its clips `tiny_clips.py
 with the settings as they stand, and one in a larger world that begins with what the first has learnt.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -214,26 +215,28 @@ def new_text_to_video(sizes: DiTConfig, vocabulary: int) -> TextToVideo:
 
 def begin_from(source: Path, model: TextToVideo, tokenizer: PreTrainedTokenizerFast) -> None:
     """Gives the model the weights of another. Raises InvalidRequest where that has other sizes."""
-    try:
-        model.dit.load_state_dict(load_dit(source).state_dict())
-        take_text_encoder(model.text_encoder, tokenizer, source)
-    except RuntimeError as error:
-        raise _other_sizes(source, error) from error
-
-
-def _other_sizes(source: Path, error: Exception) -> InvalidRequest:
-    return InvalidRequest(f"{source} is a model of other sizes than networks.dit: {error}")
+    _check_sizes(source, model.dit.config)
+    model.dit.load_state_dict(load_dit(source).state_dict())
+    take_text_encoder(model.text_encoder, tokenizer, source)
 
 
 @torch.no_grad()
 def begin_fast_from(source: Path, dit: AsymmDiT) -> None:
-    """Adds to the weights what the LoRA of another built-in model adds to its own, in place."""
+    """Adds to the weights what the LoRA of another built-in model adds to its own, in place.
+
+    Raises InvalidRequest where that has other sizes.
+    """
+    _check_sizes(source, dit.config)
     plain, fast_one = (load_dit(source, loras=loras) for loras in ((), (source / fast.FILE,)))
-    try:
-        for parameter, before, after in zip(dit.parameters(), plain.parameters(), fast_one.parameters(), strict=True):
-            parameter.add_(after - before)
-    except (RuntimeError, ValueError) as error:
-        raise _other_sizes(source, error) from error
+    for parameter, before, after in zip(dit.parameters(), plain.parameters(), fast_one.parameters(), strict=True):
+        parameter.add_(after - before)
+
+
+def _check_sizes(source: Path, sizes: DiTConfig) -> None:
+    found = load_dit(source, device="meta").config
+    others = [f"{name} = {value}" for name, value in asdict(found).items() if value != getattr(sizes, name)]
+    if others:
+        raise InvalidRequest(f"{source} is a model of other sizes than networks.dit: try {', '.join(others)}")
 
 
 def _trained_text_to_video(settings: TinySettings, vocabulary: int) -> TextToVideo:
@@ -302,10 +305,31 @@ STAGES: dict[str, Stage] = {
 }
 """In the order in which they run; each picks up what the ones before it left in the folder."""
 
+FOR_FEW_STEPS = frozenset(("fast", "fast_lora"))
+
 
 def stages(settings: TinySettings) -> list[str]:
     """Names of the stages that a model with these settings needs."""
-    return [name for name in STAGES if settings.few_steps or name not in ("fast", "fast_lora")]
+    return [name for name in STAGES if settings.few_steps or name not in FOR_FEW_STEPS]
+
+
+def check(settings: TinySettings, wanted: Collection[str]) -> None:
+    """Whether those stages can run, as far as that can be told before the first.
+
+    Raises InvalidRequest for stages that the settings leave out, and for models to begin from of other sizes or without
+    a LoRA; ModelNotFound where there is none.
+    """
+    if not settings.few_steps and (unasked := FOR_FEW_STEPS.intersection(wanted)):
+        raise InvalidRequest(
+            f"the settings ask for no model of few steps, as {min(unasked)} makes: set few_steps = true"
+        )
+    for stage, source in (("dit", settings.dit_from), ("fast", settings.fast_from)):
+        if stage in wanted and source is not None:
+            _check_sizes(source, settings.networks.dit)
+    if "fast" in wanted and settings.fast_from is not None and not (settings.fast_from / fast.FILE).is_file():
+        raise InvalidRequest(
+            f"fast_from: {settings.fast_from} has no {fast.FILE}: leave fast_from out, and it begins anew"
+        )
 
 
 @torch.no_grad()

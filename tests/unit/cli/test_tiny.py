@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.train import tiny
 from daifuku.train.loop import Report
 from daifuku.train.tiny_settings import TinySettings
@@ -47,4 +48,28 @@ def test_a_file_that_says_what_cannot_be_runs_nothing(daifuku: Any, tmp_path: Pa
     (tmp_path / "settings.toml").write_text("[world]\nsise = 96")
     done = daifuku("tiny", "vae", "--folder", str(tmp_path))
     assert done.code != 0 and "there is no world.sise: try world.size" in done.err and "Traceback" not in done.err
+    assert seen == []
+
+
+def test_a_stage_that_the_settings_leave_out_is_refused(daifuku: Any, tmp_path: Path, seen: list[TinySettings]) -> None:
+    done = daifuku("tiny", "vae", "fast", "export", "--folder", str(tmp_path))
+    assert done.code != 0 and "set few_steps = true" in done.err and "Traceback" not in done.err
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (f'dit_from = "{BUILT_IN_FOLDER}"\nnetworks.dit.num_blocks = 2', "try num_blocks = 6"),
+        ('dit_from = "nowhere"', "nowhere"),
+        (f'fast_from = "{BUILT_IN_FOLDER}"\nnetworks.dit.num_blocks = 2', "try num_blocks = 6"),
+        (f'fast_from = "{BUILT_IN_FOLDER}"', "leave fast_from out"),
+    ],
+)
+def test_models_to_begin_from_are_looked_at_before_anything_runs(
+    daifuku: Any, tmp_path: Path, seen: list[TinySettings], settings: str, said: str
+) -> None:
+    (tmp_path / "settings.toml").write_text(f"few_steps = true\n{settings}")
+    done = daifuku("tiny", "--folder", str(tmp_path))
+    assert done.code != 0 and said in done.err and "Traceback" not in done.err
     assert seen == []
