@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +65,19 @@ def draw() -> None:
     )
 
 
-def measure() -> None:
-    """Puts the measured tables between the markers of each page, and the figures beside them."""
+def measured() -> list[bytes]:
+    """The reports, as JSON; all of them at the same time."""
     runs = [subprocess.Popen(COMMAND + flags.split(), stdout=subprocess.PIPE, env=ONE_THREAD) for flags in MEASURED]
-    outputs = [run.communicate()[0] for run in runs]
+    reports = [run.communicate()[0] for run in runs]
     if any(run.returncode for run in runs):
         sys.exit("a measurement failed")
-    FIGURES.write_text(json.dumps([json.loads(output) for output in outputs], indent=2) + "\n")
-    tables = [TypeAdapter(WorldReport).validate_json(output).as_markdown() for output in outputs]
+    return reports
+
+
+def write(reports: Sequence[bytes]) -> None:
+    """Puts their tables between the markers of each page, and the figures beside them."""
+    FIGURES.write_text(json.dumps([json.loads(report) for report in reports], indent=2) + "\n")
+    tables = [TypeAdapter(WorldReport).validate_json(report).as_markdown() for report in reports]
     for page, shown in PAGES.items():
         before, _, rest = page.read_text().partition(START)
         _, _, after = rest.partition(END)
@@ -80,4 +86,4 @@ def measure() -> None:
 
 if __name__ == "__main__":
     draw()
-    measure()
+    write(measured())

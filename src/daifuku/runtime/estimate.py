@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from functools import cache, partial
+from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from daifuku.registry import load
 from daifuku.request import NO_STEP_CACHE, LatentShape, ResolvedRequest
 from daifuku.runtime.footprint import Footprint, footprint
 from daifuku.runtime.machine import Machine, multiply_rate
-from daifuku.runtime.tiling import tiled_chunks
+from daifuku.runtime.tiling import tile_spans
 from daifuku.weights.load import as_dtype
 
 STREAMED_BLOCKS = 2
@@ -186,6 +187,8 @@ class Estimator:
         tile = (run.tile or 0) if run.decoding == "tiled" else 0
         decode = decode_footprint(self.sizes.decoder, shape, dtype, run.decoding == "whole", tile)
         clip = 3 * shape.num_frames * shape.pixel_height * shape.pixel_width
+        if 0 < tile < max(shape.height, shape.width):
+            clip += torch.float32.itemsize * clip  # where the tiles are blended
         on_host = self.machine.is_host
         return StageEstimate(
             name="decoding",
@@ -268,20 +271,25 @@ def may_batch(config: DiTConfig, shape: LatentShape, device: torch.device) -> bo
 def decode_footprint(
     config: DecoderConfig, shape: LatentShape, dtype: torch.dtype, whole: bool, tile: int
 ) -> Footprint:
-    """Of a whole decode, or of one latent frame at a time, in tiles of `tile` cells if that is not 0."""
+    """Of a whole decode, or of one latent frame at a time, in tiles of `tile` cells if that is not 0.
+
+    The frames that tiles are gathered in do not count.
+    """
     with torch.device("meta"):
         decoder = Decoder(config).to(dtype)
 
-    def latent(frames: int) -> Tensor:
-        return torch.empty(1, shape.channels, frames, shape.height, shape.width, dtype=dtype, device="meta")
+    def latent(frames: int, height: int, width: int) -> Tensor:
+        return torch.empty(1, shape.channels, frames, height, width, dtype=dtype, device="meta")
 
     if whole:
-        return footprint(lambda: decoder(latent(shape.frames)))
-    # The third latent frame costs what every later one costs.
+        return footprint(lambda: decoder(latent(shape.frames, shape.height, shape.width)))
+    # The third latent frame costs what every later one costs, and one tile what every other costs.
     few = min(shape.frames, 3)
-    chunks = partial(tiled_chunks, tile=tile, gather_on=torch.device("meta")) if tile else Decoder.chunks
-    part = footprint(lambda: [None for _ in chunks(decoder, latent(few))])
-    flops = part.flops * shape.num_frames / ((few - 1) * TIME_FACTOR + 1)
+    spans = [tile_spans(length, tile or length) for length in (shape.height, shape.width)]
+    height, width = (each[0].stop for each in spans)
+    part = footprint(lambda: [None for _ in decoder.chunks(latent(few, height, width))])
+    num_tiles = prod(len(each) for each in spans)
+    flops = num_tiles * part.flops * shape.num_frames / ((few - 1) * TIME_FACTOR + 1)
     return Footprint(peak_bytes=part.peak_bytes, flops=int(flops))
 
 

@@ -88,6 +88,14 @@ def test_on_a_host_small_tensors_take_more_than_their_size() -> None:
     assert host.activation_bytes == 2.5 * card.activation_bytes
 
 
+def test_tiles_are_blended_in_a_clip_of_float32_in_the_hosts_memory() -> None:
+    made = planner(80, num_frames=7)
+    plans = [made.evaluate(RuntimeConfig(decoding="tiled", tile=tile)) for tile in (16, 106)]
+    tiled, one_tile = (plan.stages[2] for plan in plans)
+    assert tiled.host_bytes - one_tile.host_bytes == 4 * 3 * 7 * 480 * 848
+    assert tiled.activation_bytes < one_tile.activation_bytes
+
+
 def test_what_is_wanted_is_kept() -> None:
     plan = planner(80, wanted=RuntimeConfig(residency="stream", decoding="tiled", tile=16)).choose()
     assert (plan.runtime.residency, plan.runtime.decoding, plan.runtime.tile) == ("stream", "tiled", 16)

@@ -8,9 +8,11 @@ import torch
 from daifuku.config import DecoderConfig
 from daifuku.errors import InvalidRequest
 from daifuku.model.vae.autoencoder import AsymmVAE
+from daifuku.model.vae.decoder import Decoder
 from daifuku.request import LatentShape
 from daifuku.runtime.build import BUILT_IN_FOLDER
 from daifuku.runtime.estimate import decode_footprint
+from daifuku.runtime.footprint import footprint
 from daifuku.runtime.tiling import tile_spans, tiled_chunks
 from daifuku.weights.load import load_vae
 
@@ -80,3 +82,15 @@ def test_tiles_need_less_memory_than_whole_frames() -> None:
     config, shape = DecoderConfig(), LatentShape.from_pixels(19, 480, 848)
     whole, tiled = (decode_footprint(config, shape, torch.bfloat16, False, tile) for tile in (0, 16))
     assert tiled.peak_bytes < 0.75 * whole.peak_bytes
+
+
+def test_one_tile_tells_what_all_of_them_cost() -> None:
+    config = DecoderConfig(channels=(32, 32, 32, 32), num_blocks=(1, 1, 1, 1, 1))
+    shape = LatentShape(frames=3, height=12, width=14)
+    told = decode_footprint(config, shape, torch.float32, False, 8)
+    with torch.device("meta"):
+        decoder, latent = Decoder(config), torch.empty(1, *shape.as_tuple)
+    all_of_them = footprint(lambda: [None for _ in tiled_chunks(decoder, latent, 8, torch.device("meta"))])
+    assert told.flops == all_of_them.flops
+    gathered = 4 * shape.pixel_height * shape.pixel_width * (3 * shape.num_frames + 1)
+    assert told.peak_bytes + gathered == pytest.approx(all_of_them.peak_bytes, rel=0.05)
