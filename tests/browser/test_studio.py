@@ -1,6 +1,7 @@
 """The page as people use it: Chromium, a live server, the built-in model."""
 
 import json
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -181,6 +182,27 @@ def test_a_preset_sets_steps_and_says_what_it_costs(visit: Visit) -> None:
     page.get_by_label("exact", exact=True).check(force=True)
     page.wait_for_selector("text=Exact approximates nothing")
     page.wait_for_function(shown.format(32))
+
+
+def held_up(route: Any) -> None:
+    """A server that takes its time."""
+    time.sleep(0.5)
+    route.continue_()
+
+
+def test_who_does_not_wait_for_the_steps_of_a_preset_gets_them_all_the_same(server: Live, visit: Visit) -> None:
+    page = visit()
+    write(page, PROMPT)
+    page.wait_for_selector("#generate:not([disabled])")
+    page.route("**/queue/join*", held_up)
+    page.evaluate(
+        "document.querySelector('#preset input[value=draft]').click();"
+        "setTimeout(() => document.querySelector('#generate').click(), 100)"
+    )
+    job = server.http.get(f"/v1/videos/{wait_made(page)}").json()
+    own = server.submit({"prompt": PROMPT, "preset": "draft"}).json()
+    for name in ("preset", "num_inference_steps", "guidance_scale"):
+        assert job[name] == own[name], name
 
 
 def test_two_videos_play_in_step(server: Live, visit: Visit) -> None:

@@ -60,6 +60,8 @@ def _bind_form(parts: Parts, deeds: Deeds) -> None:
     _on(prompt, "change")(deeds.count, [prompt, parts.key], parts.form.tokens, **counted)
     _on(size, "input")(_is_custom, size, parts.form.custom_size, **QUIET)
     chosen = [fields["steps"], fields["guidance"], parts.form.preset_help]
+    # Emptied in the browser at once: who asks for a clip before the server has answered leaves them to the preset.
+    _on(preset, "input")(None, None, chosen[:2], js="() => [null, null]", **QUIET)
     _on(preset, "input")(deeds.preset, [parts.session, preset], chosen, **QUIET)
     length = [fields["num_frames"], fields["fps"]]
     gr.on(
