@@ -19,6 +19,8 @@ from daifuku.world.scene import Fluid, Scene, Thing
 T = TypeVar("T")
 
 MAX_WORDS = 24
+MAX_TRIES = 1000
+"""Descriptions of a scene, until one has no more words than that."""
 
 SHAPE_WORDS = {
     "ball": ("ball", "sphere", "circle", "round ball", "disc"),
@@ -228,13 +230,15 @@ def describe(
 
     With phrasing `unseen`, sentence forms and motion phrases are those kept out of training. Size, background and a
     fluid's direction are sometimes left unsaid, and so is the pace where it is asked for; unless the description is
-    to be complete.
+    to be complete. It has at most `MAX_WORDS` words, or where all that is to be said takes more, as few as were found.
     """
     assert phrasing in ("train", "unseen"), phrasing
-    while True:
-        caption = _sentence(scene, rng, phrasing, complete, pace)
-        if len(caption.split()) <= MAX_WORDS:
-            return caption
+    tried = []
+    for _ in range(MAX_TRIES):
+        tried.append(_sentence(scene, rng, phrasing, complete, pace))
+        if len(tried[-1].split()) <= MAX_WORDS:
+            return tried[-1]
+    return min(tried, key=lambda caption: len(caption.split()))
 
 
 def _sentence(scene: Scene, rng: np.random.Generator, phrasing: str, complete: bool, pace: bool) -> str:

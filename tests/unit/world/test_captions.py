@@ -195,6 +195,19 @@ def test_two_objects_have_their_own_paces_and_one_when_they_collide_alike() -> N
         assert set(paces_said(caption)) == paces - {None}, caption
 
 
+def test_what_takes_more_words_than_a_description_has_is_said_all_the_same() -> None:
+    """The first pair of the prompts that a model is measured on, when those are to say everything."""
+    rng = np.random.default_rng([0, 0])
+    scene = sample_scene(rng, num_objects=2, split="unseen")
+    caption = describe(scene, rng, "unseen", complete=True, pace=True)
+    assert MAX_WORDS < len(caption.split()) <= MAX_WORDS + 4
+    for thing in scene.things:
+        assert all(
+            says(caption, words[name]) for words, name in ((COLOUR_WORDS, thing.colour), (SIZE_WORDS, thing.size))
+        )
+    assert set(paces_said(caption)) == {thing.pace for thing in scene.things} - {None}
+
+
 def test_the_plain_caption_of_a_fluid_names_everything() -> None:
     scene = sample_fluid(np.random.default_rng(1))
     fluid = scene.fluid
