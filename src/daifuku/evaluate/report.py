@@ -65,7 +65,7 @@ class WorldReport:
         return json.dumps(asdict(self), indent=2)
 
     def as_markdown(self) -> str:
-        """One table a kind of clip, with intervals in brackets."""
+        """One table a kind of clip, a line a figure, with intervals in brackets where they have a width."""
         kinds = list(dict.fromkeys(row.kind for row in self.rows))
         many = len(self.seeds) > 1
         seeds = f"seeds {', '.join(map(str, self.seeds))}" if many else f"seed {self.seeds[0]}"
@@ -96,15 +96,16 @@ def difference(name: str, scores: Scores, less: Scores, *, kind: str = "single")
 
 def _table(rows: Sequence[Row]) -> str:
     keys = [key for key in METRICS if any(key in row.scores for row in rows)]
-    lines = [["", *(METRICS[key].title for key in keys)], ["---"] * (len(keys) + 1)]
-    lines += [[row.name, *(_cell(row.scores.get(key), METRICS[key].digits) for key in keys)] for row in rows]
+    lines = [["", *(row.name for row in rows)], ["---"] * (len(rows) + 1)]
+    lines += [[METRICS[key].title, *(_cell(row.scores.get(key), METRICS[key].digits) for row in rows)] for key in keys]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(score: Interval | None, digits: int) -> str:
     if score is None:
         return ""
-    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    value, low, high = (f"{number:.{digits}f}" for number in (score.value, score.low, score.high))
+    return value if low == high else f"{value} [{low}, {high}]"
 
 
 def _keys(scores: Scores) -> list[str]:
@@ -165,4 +166,4 @@ METRICS = {
     "psnr": Metric(title="PSNR dB", summarise=_mean),
     "object_psnr": Metric(title="PSNR on the object dB", summarise=_mean),
 }
-"""Every column of a report, in order."""
+"""Every figure of a report, in order."""

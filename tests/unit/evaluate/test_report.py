@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,13 +51,27 @@ def report(**kinds: str) -> WorldReport:
     return WorldReport(num_prompts=40, seeds=(0, 1), size=64, num_frames=31, fps=20, rows=rows)
 
 
-def test_kinds_have_tables_of_their_own_with_only_their_columns() -> None:
+def test_kinds_have_tables_of_their_own_with_only_their_figures() -> None:
     lines = report(single="shape", fluid="law_error").as_markdown().splitlines()
     assert lines[0] == "40 prompts of each kind never trained on, seeds 0, 1, 31 frames of 64x64 at 20 fps."
     assert [line for line in lines if line.startswith("**")] == ["**One object**", "**Fluids**"]
-    assert [line for line in lines if line.startswith("|  |")] == [
-        f"|  | {METRICS[key].title} |" for key in ("shape", "law_error")
-    ]
+    assert lines.count("|  | true renders |") == 2
+    found = [line.split(" | ")[0] for line in lines if re.match(r"\| \w", line)]
+    assert found == [f"| {METRICS[key].title}" for key in ("shape", "law_error")]
+
+
+def test_only_intervals_with_a_width_are_in_brackets() -> None:
+    told = WorldReport(
+        num_prompts=40,
+        seeds=(0,),
+        size=64,
+        num_frames=31,
+        fps=20,
+        rows=(row("all", scores(np.ones(40))), row("some", scores(RIGHT))),
+    )
+    (line,) = [line for line in told.as_markdown().splitlines() if line.startswith("| colour")]
+    some = told.rows[1].scores["colour"]
+    assert line == f"| colour % | 100.0 | {some.value:.1f} [{some.low:.1f}, {some.high:.1f}] |"
 
 
 def test_one_kind_is_one_table() -> None:
