@@ -19,6 +19,9 @@ export PROMPT
 # then take many times as long.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests start many programs, and what Python compiled for one of them serves the next.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help video test lint fix types slow chaos tiny evaluate bench docs lock clean
 
 help: ## this list

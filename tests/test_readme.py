@@ -56,9 +56,13 @@ def execute(command: list[str], folder: Path) -> None:
 
 
 SHOWN = sorted({(page, b.language) for page in PAGES for b in blocks((ROOT / page).read_text()) if b.runs})
+"""Pages that have something to run; those in docs/ start servers and prepare data, and take their time."""
 
 
-@pytest.mark.parametrize("page, language", SHOWN)
+@pytest.mark.parametrize(
+    "page, language",
+    [pytest.param(*each, marks=[pytest.mark.slow] * each[0].startswith("docs/")) for each in SHOWN],
+)
 def test_the_blocks_of_the_page_run(page: str, language: str, tmp_path: Path) -> None:
     run((ROOT / page).read_text(), language, tmp_path)
 
