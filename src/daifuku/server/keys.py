@@ -53,7 +53,7 @@ def read_keys(path: Path) -> Sequence[ApiKey]:
     return keys
 
 
-def _key(one: dict[str, Any]) -> ApiKey:
+def _key(one: Any) -> ApiKey:
     key = ApiKey(**{**one, "scopes": frozenset(one.get("scopes", ApiKey.scopes))})
     numbers = [key.requests_per_minute, *([] if key.max_jobs is None else [key.max_jobs])]
     sound = _NAME.fullmatch(key.name) and _SHA256.fullmatch(key.sha256) and key.scopes <= set(SCOPES)

@@ -1,6 +1,8 @@
 """A short fingerprint of a model's weights, for the metadata of the videos it makes."""
 
 import hashlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from daifuku.weights.locate import ModelFiles
@@ -19,8 +21,9 @@ def model_identity(files: ModelFiles) -> str:
     """
     digest = hashlib.sha256(repr((files.layout, files.stats, files.zero_empty)).encode())
     # A file may hold several parts.
-    for path in dict.fromkeys((*files.transformer, *files.vae, *files.text_weights)):
-        _add(digest, path)
+    paths = dict.fromkeys((*files.transformer, *files.vae, *files.text_weights))
+    for part in chain.from_iterable(map(_sampled, paths)):
+        digest.update(part)
     return digest.hexdigest()[:16]
 
 
@@ -29,21 +32,21 @@ def part_identities(files: ModelFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, paths in (("vae_sha256", files.vae), ("text_encoder_sha256", files.text_weights)):
         digest = hashlib.sha256()
-        for path in paths:
-            _add(digest, path)
+        for part in chain.from_iterable(map(_sampled, paths)):
+            digest.update(part)
         found[name] = digest.hexdigest()
     return found
 
 
-def _add(digest: "hashlib._Hash", path: Path) -> None:
+def _sampled(path: Path) -> Iterator[bytes]:
     size = path.stat().st_size
-    digest.update(size.to_bytes(8, "little"))
+    yield size.to_bytes(8, "little")
     with open(path, "rb") as file:
         if size <= _HEAD_BYTES + _NUM_SAMPLES * _BLOCK_BYTES:
-            digest.update(file.read())
+            yield file.read()
             return
-        digest.update(file.read(_HEAD_BYTES))
+        yield file.read(_HEAD_BYTES)
         last = size - _BLOCK_BYTES
         for i in range(1, _NUM_SAMPLES + 1):
             file.seek(_HEAD_BYTES + (last - _HEAD_BYTES) * i // _NUM_SAMPLES)
-            digest.update(file.read(_BLOCK_BYTES))
+            yield file.read(_BLOCK_BYTES)

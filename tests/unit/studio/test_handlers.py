@@ -1,19 +1,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from daifuku.studio import handlers
-from daifuku.studio.client import Model, Page, Refused
+from daifuku.studio.client import Api, Model, Page, Refused
 from daifuku.studio.handlers import Session
 from tests.unit.studio.samples import FIELDS, video
 
 ID = video()["id"]
 
 
-class FakeApi:
+class FakeApi(Api):
     """Answers what it was given."""
 
     def __init__(self, *, events: list[Any] | None = None, pages: list[Page] | None = None) -> None:
@@ -40,7 +40,7 @@ class FakeApi:
         self.asked.append(video_id)
 
 
-def api(**about: Any) -> Any:
+def api(**about: Any) -> FakeApi:
     return FakeApi(**about)
 
 
@@ -212,7 +212,7 @@ def test_a_model_that_is_being_loaded_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(handlers, "AGAIN_S", 0.0)
     model = Model(name="tiny", loras=[], fields=FIELDS)
 
-    class Loading:
+    class Loading(Api):
         def __init__(self, *answers: Any) -> None:
             self._answers = list(answers)
 
@@ -223,7 +223,7 @@ def test_a_model_that_is_being_loaded_is_waited_for(monkeypatch: pytest.MonkeyPa
             return answer
 
     def waited(*answers: Any) -> Model:
-        return asyncio.run(handlers.model_of(cast(Any, Loading(*answers)), tries=3))
+        return asyncio.run(handlers.model_of(Loading(*answers), tries=3))
 
     loading = Refused("loading", code="not_ready")
     assert waited(loading, loading, model) == model
