@@ -17,7 +17,7 @@ from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
 SOURCE = Path(__file__).parents[1] / "src"
-ALIAS = re.compile(r"^(\w+) = \w+\[(?:Tensor|np\.ndarray)", re.MULTILINE)
+ALIAS = re.compile(r"^(\w+) = .*\w\[(?:Tensor|np\.ndarray), ", re.MULTILINE)
 IMPORTED = re.compile(r"^from (daifuku[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median
 
-from daifuku.evaluate.world import METRICS, Frames, Row, measure, true_clip
+from daifuku.evaluate.pixels import Frames
+from daifuku.evaluate.world import METRICS, Row, measure, true_clip
 
 
 @dataclass(frozen=True, kw_only=True)
